@@ -1,0 +1,49 @@
+# Each target makes what it needs: a virtual environment in .venv with the tested versions.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+STEM := $(VENV)/.installed
+
+.PHONY: demo test lint test-slow test-gpu parity clean
+
+demo: $(STEM)
+	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
+
+test: $(STEM)-test lint
+	$(BIN)/python -m pytest -m "not slow and not gpu and not tpu"
+
+lint: $(STEM)-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+test-slow: $(STEM)-test
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STEM)-test
+	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
+
+# Against PyTorch, torchvision, timm and scikit-learn, which only this target installs.
+parity: $(STEM)-parity
+	$(BIN)/python -m pytest tests/parity
+
+$(STEM):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "moco_jax needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e .
+	@touch $@
+
+$(STEM)-test: $(STEM)
+	$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(STEM)-parity: $(STEM)-test
+	$(INSTALL) -e '.[parity]'
+	@touch $@
+
+$(STEM): setup.py constraints.txt
+
+clean:
+	rm -rf $(VENV) .cache

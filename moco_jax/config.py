@@ -1,0 +1,200 @@
+"""Every option of the trainer, once: its default, its unit and where the default comes from.
+
+A file in `configs/` calls `default()` (or another config) and overrides a few fields. The
+defaults are MoCo v2's on ImageNet (arXiv:2003.04297). The dict is locked: an unknown field is
+an error that names the nearest known one, on the command line as in a file.
+"""
+
+import difflib
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from moco_jax.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+OPTIMIZERS = ("sgd", "lars", "lamb", "adamw")
+SCHEDULES = ("cosine", "step")
+BACKENDS = ("auto", "cpu", "gpu", "tpu")
+DTYPES = ("auto", "float32", "bfloat16")
+
+# What decides the numbers of a run: a checkpoint made under other values is not continued.
+IDENTITY = ("seed", "epochs", "model", "method", "optim", "data")
+# ... except these, which change speed or safety and never the samples.
+NOT_IDENTITY = ("data.threads", "data.prefetch", "data.max_bad_share", "data.eval_batch_size")
+
+
+def view(**overrides: Any) -> ConfigDict:
+    """One augmented view: `order` names the operations, in turn; the rest are their settings.
+
+    Jitter is (brightness, contrast, saturation, hue) with torchvision's meaning. The defaults
+    are MoCo v2's.
+    """
+    c = ConfigDict()
+    c.crop_area = (0.2, 1.0)  # share of the image's area, uniform
+    c.crop_ratio = (3 / 4, 4 / 3)  # width / height, log-uniform
+    c.order = ("jitter", "grayscale", "blur", "flip")  # also: "solarize"
+    c.jitter = (0.4, 0.4, 0.4, 0.1)
+    c.jitter_p = 0.8
+    c.grayscale_p = 0.2
+    c.blur_p = 0.5
+    c.blur_sigma = (0.1, 2.0)  # pixels of an image 224 wide, uniform; scaled with the image size
+    c.solarize_p = 0.2
+    c.solarize_threshold = 128 / 255
+    c.flip_p = 0.5
+    c.update(overrides)
+    return c.lock()
+
+
+def mlp(**overrides: Any) -> ConfigDict:
+    """A projection or prediction head; `layers=0` means none."""
+    c = ConfigDict()
+    c.layers = 2
+    c.hidden = 2048  # features; 0: as many as the backbone gives
+    c.out = 128  # features
+    c.bias = True
+    c.bn = False  # BatchNorm, then ReLU, after each hidden layer
+    c.last_bn = False  # BatchNorm without scale and offset after the last layer
+    c.update(overrides)
+    return c.lock()
+
+
+def default() -> ConfigDict:
+    """All options with their defaults, locked."""
+    c = ConfigDict()
+    c.seed = 0  # of everything random
+    c.epochs = 200.0  # passes over the training images
+    c.backend = "auto"  # cpu, gpu, tpu: an error where it is missing; auto: what JAX finds
+
+    c.data = d = ConfigDict()
+    d.source = "tfds:imagenet2012"  # embedded, folder:PATH, npz:PATH or tfds:NAME
+    d.batch_size = 256  # images over ALL devices and hosts
+    d.image_size = 224  # pixels, of the square views
+    d.view1 = view()
+    d.view2 = view()
+    d.mean = ()  # per channel, of pixels in [0, 1]; (): ImageNet's for colour, else measured
+    d.std = ()
+    d.eval_crop_share = 0.875  # central share of the short side that evaluation sees: 224/256
+    d.eval_batch_size = 256  # images over all devices
+    d.threads = 0  # that decode and crop; 0: one per core
+    d.prefetch = 2  # batches made ready ahead of the step
+    d.max_bad_share = 0.01  # share of unreadable images above which the run stops
+
+    c.model = m = ConfigDict()
+    m.name = "resnet50"  # resnet18..152, vit_tiny, vit_small, vit_base, vit_large, vit_huge
+    m.dtype = "auto"  # of the computation: bfloat16 on GPU and TPU, float32 on CPU
+    m.resnet = r = ConfigDict()
+    r.width = 1.0  # multiplies every channel count
+    r.stem = "imagenet"  # cifar: 3x3 convolution of stride 1, no max pooling
+    r.zero_init_residual = False  # each residual branch's last BatchNorm starts at scale 0
+    m.vit = v = ConfigDict()
+    v.patch = 16  # pixels
+    v.stem = "patch"  # conv: four 3x3 convolutions of stride 2, and one block less (2106.14881)
+    v.position = "sincos"  # learned, none
+    v.pool = "cls"  # class token after the last norm; avg_norm, avg: patches with, without it
+    v.norm = "layer"  # batch: every LayerNorm replaced by BatchNorm
+    v.width = 0  # features of a token; 0: the name's
+    v.depth = 0  # blocks; 0: the name's
+    v.heads = 0  # 0: the name's
+
+    c.method = t = ConfigDict()
+    t.name = "moco"  # moco: v1 and v2, with a queue; moco_v3
+    t.temperature = 0.2
+    t.ema = 0.999  # m, the share of itself that the key encoder keeps in a step
+    t.ema_schedule = "constant"  # cosine: from `ema` to 1 over the run (BYOL's and v3's)
+    t.queue_size = 65536  # K, keys
+    t.symmetric = False  # both views as queries
+    t.bn_group_size = 32  # images that share BatchNorm statistics; 0: the whole batch
+    t.shuffle_bn = True  # keys are spread over the groups in another order than queries
+    t.projector = mlp()
+    t.predictor = mlp(layers=0)
+
+    c.optim = o = ConfigDict()
+    o.name = "sgd"  # lars, lamb, adamw
+    o.base_lr = 0.03  # at 256 images; the rate used is base_lr * batch_size / 256
+    o.schedule = "cosine"  # per step, to 0; step: times step_factor at each of step_epochs
+    o.warmup_epochs = 0.0
+    o.step_epochs = (120, 160)
+    o.step_factor = 0.1
+    o.weight_decay = 1e-4
+    o.momentum = 0.9  # of sgd and lars
+    o.b1 = 0.9  # of adamw and lamb
+    o.b2 = 0.999
+    o.eps = 1e-8
+    o.trust_coefficient = 0.001  # of lars
+    o.exclude_1d = False  # no decay and no trust ratio for parameters of one dimension or none
+    o.clip_norm = 0.0  # global gradient norm; 0: no clipping
+    o.freeze = ()  # regular expressions of parameter paths, e.g. "backbone/patch_embed"
+
+    c.knn = k = ConfigDict()
+    k.every_epochs = 10.0  # 0: never
+    k.k = 200
+    k.temperature = 0.07
+    k.features = "backbone"  # projection: of the CIFAR-10 demonstration
+    k.max_train = 0  # images of the bank, evenly spaced; 0: all
+    k.max_test = 0
+
+    c.log = g = ConfigDict()
+    g.every_steps = 50
+    g.tensorboard = True
+    g.max_nonfinite = 20  # steps in a row with a loss or gradient not finite that end the run
+
+    c.checkpoint = s = ConfigDict()
+    s.every_steps = 1000  # 0: only the last step
+    s.keep_last = 3
+    s.keep_every_steps = 0  # also keep every so many steps for good; 0: none
+    s.allow_changes = False  # continue a run although its model, method, optimizer or data differ
+    return c.lock()
+
+
+def choose(name: str, value: str, known: Iterable[str]) -> str:
+    """Returns `value` when it is one of `known`; otherwise a ValueError naming the nearest."""
+    known = sorted(known)
+    if value in known:
+        return value
+    near = difflib.get_close_matches(str(value), known, 1, 0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}{hint}")
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON gives it back: plain dicts, lists for tuples."""
+    return json.loads(config.to_json_best_effort())
+
+
+def identity(config: dict[str, Any]) -> list[str]:
+    """The lines of a config, `name = value`, that decide a run's numbers."""
+    lines = []
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key in sorted(value):
+                walk(f"{name}.{key}", value[key])
+        elif name not in NOT_IDENTITY:
+            lines.append(f"{name} = {value!r}")
+
+    for name in IDENTITY:
+        walk(name, config.get(name))
+    return lines
+
+
+def refuse_changes(saved: dict[str, Any] | None, config: ConfigDict) -> None:
+    """Raises CheckpointError, with a diff, when a saved run would go on under another config."""
+    if saved is None:
+        return
+    changes = difflib.unified_diff(
+        identity(saved), identity(as_json(config)), "checkpoint", "this run", n=0, lineterm=""
+    )
+    lines = [line for line in changes if not line.startswith("@@")]
+    if not lines:
+        return
+    text = "The checkpoint in this workdir was made under another config:\n" + "\n".join(lines)
+    if not config.checkpoint.allow_changes:
+        raise CheckpointError(
+            f"{text}\nUse another workdir, or --config.checkpoint.allow_changes=True to go on."
+        )
+    log.warning("%s", text)

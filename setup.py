@@ -1,0 +1,49 @@
+"""Installation of moco_jax; `constraints.txt` holds the versions that are tested."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "moco_jax/__init__.py").read_text())[1]
+
+setuptools.setup(
+    name="moco_jax",
+    version=VERSION,
+    description="Momentum-contrast learning of image representations in JAX: MoCo v1, v2, v3",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["moco_jax", "moco_jax.*"]),
+    package_data={"moco_jax.data.embedded": ["*"]},
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "array_record>=0.8,<0.9",
+        "clu>=0.0.12,<0.1",
+        "flax>=0.12.6,<0.13",
+        "importlib_resources>=6,<8",
+        "jax>=0.10,<0.12",
+        "ml-collections>=1.1,<2",
+        "numpy>=2,<3",
+        "opencv-python-headless>=4.11,<6",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "pillow>=11,<14",
+        "tensorboardX>=2.6,<3",
+        "tensorflow-datasets>=4.9.9,<5",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "test": ["import-linter>=2.5,<3", "pytest>=9,<10", "ruff>=0.17,<0.18"],
+        "parity": [
+            "scikit-learn>=1.6,<2",
+            "scipy>=1.14,<2",
+            "timm>=1.0.20,<1.1",
+            "torch>=2.13,<2.14",
+            "torchvision>=0.28,<0.29",
+        ],
+    },
+)
