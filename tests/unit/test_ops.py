@@ -1,0 +1,306 @@
+"""Losses, queue, EMA, checksums and kNN: shapes, limits, errors, sharding."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from moco_jax.ops.checksum import tree_checksums
+from moco_jax.ops.ema import ema_update, make_ema_schedule
+from moco_jax.ops.knn import knn_predict
+from moco_jax.ops.losses import (
+    chance_info_nce,
+    chance_v3,
+    contrastive_loss,
+    feature_std,
+    info_nce,
+    l2_normalize,
+)
+from moco_jax.ops.queue import enqueue, init_queue
+
+normalize = jax.jit(l2_normalize)
+nce = jax.jit(info_nce)
+contrast = jax.jit(contrastive_loss)
+
+
+def unit_vectors(seed, *shape):
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def on_eight_devices(x):
+    return jax.device_put(x, NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data")))
+
+
+# Losses
+
+
+def test_l2_normalize_of_bfloat16_is_float32_of_length_one():
+    x = normalize(np.full((3, 5), 7, jnp.bfloat16))
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-6)
+
+
+def test_l2_normalize_at_zero_is_zero_with_a_finite_gradient():
+    zero = np.zeros((2, 3), np.float32)
+    np.testing.assert_array_equal(normalize(zero), 0)
+    assert np.isfinite(jax.jit(jax.grad(lambda x: l2_normalize(x).sum()))(zero)).all()
+
+
+def test_info_nce_at_chance():
+    q = np.tile(unit_vectors(0, 1, 8), (4, 1))
+    loss, top1 = nce(q, q, np.tile(q[:1], (31, 1)), 0.2)
+    np.testing.assert_allclose(loss, chance_info_nce(31), rtol=1e-6)
+    assert chance_info_nce(31) == pytest.approx(math.log(32))
+    assert top1 == 0  # ties are no success: a collapsed network does not look perfect
+
+
+def test_contrastive_loss_at_chance_in_both_directions():
+    q = np.tile(unit_vectors(0, 1, 8), (16, 1))
+    loss, top1 = contrast(q, q, 0.2)
+    np.testing.assert_allclose(2 * loss, chance_v3(16, 0.2), rtol=1e-5)
+    assert chance_v3(16, 0.2) == pytest.approx(4 * 0.2 * math.log(16))
+    assert top1 == 0
+
+
+def test_losses_of_perfect_keys_are_near_zero_with_full_top1():
+    q = np.eye(8, dtype=np.float32)
+    for loss, top1 in (nce(q[:4], q[:4], q[4:], 0.05), contrast(q, q, 0.05)):
+        assert 0 <= loss < 1e-6
+        assert top1 == 1
+
+
+def test_contrastive_loss_of_one_image_is_zero():
+    q = unit_vectors(0, 1, 8)
+    value, grad = jax.jit(jax.value_and_grad(lambda q: contrastive_loss(q, q, 1.0)[0]))(q)
+    assert value == 0
+    assert np.isfinite(grad).all()
+
+
+def test_top1_is_the_share_of_queries_that_find_their_key():
+    keys = np.eye(4, dtype=np.float32)
+    queries = keys[[0, 1, 3, 2]]
+    assert contrast(queries, keys, 1.0)[1] == 0.5
+    # Queries 2 and 3 are at right angles to their keys, and to some of the negatives.
+    assert nce(queries, keys, -keys, 1.0)[1] == 0.5
+
+
+@pytest.mark.parametrize(
+    "loss", [partial(info_nce, queue=np.eye(8, dtype=np.float32)), contrastive_loss]
+)
+def test_every_product_has_full_precision(loss):
+    q = unit_vectors(0, 4, 8)
+    text = str(jax.make_jaxpr(jax.grad(lambda q: loss(q, q, temperature=1.0)[0]))(q))
+    assert text.count("dot_general") > 1
+    assert text.count("precision=(Precision.HIGHEST") == text.count("dot_general")
+
+
+def test_info_nce_holds_no_second_matrix_of_logits():
+    q, queue = unit_vectors(0, 32, 8), unit_vectors(1, 4096, 8)
+    step = jax.jit(jax.value_and_grad(lambda q: info_nce(q, q, queue, 0.2)[0]))
+    logits = 4 * 32 * 4096
+    assert step.lower(q).compile().memory_analysis().temp_size_in_bytes < 2.5 * logits
+
+
+def test_losses_are_the_same_on_eight_devices():
+    q, k, queue = unit_vectors(0, 16, 8), unit_vectors(1, 16, 8), unit_vectors(2, 20, 8)
+    both = jax.jit(lambda q, k: (*info_nce(q, k, queue, 0.2), *contrastive_loss(q, k, 0.2)))
+    sharded = both(on_eight_devices(q), on_eight_devices(k))
+    np.testing.assert_allclose(sharded, both(q, k), rtol=1e-6)
+
+
+def test_feature_std_is_one_when_isotropic_and_zero_when_collapsed():
+    isotropic = unit_vectors(0, 2048, 32)
+    std = jax.jit(feature_std)
+    np.testing.assert_allclose(std(isotropic), 1, atol=0.01)
+    np.testing.assert_allclose(std(5 * isotropic), std(isotropic), rtol=1e-5)
+    assert std(isotropic[:1] * np.linspace(1, 9, 2048, dtype=np.float32)[:, None]) < 1e-6
+
+
+# Queue
+
+
+def test_init_queue_holds_different_random_unit_vectors():
+    init = jax.jit(init_queue, static_argnums=(1, 2))
+    queue = init(jax.random.key(0), 100, 16)
+    assert queue.shape == (100, 16)
+    assert queue.dtype == jnp.float32
+    np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1, rtol=1e-6)
+    assert len(np.unique(queue, axis=0)) == 100
+    assert not np.array_equal(queue, init(jax.random.key(1), 100, 16))
+
+
+def test_enqueue_wraps_around_under_jit_and_on_eight_devices():
+    queue, keys = jnp.array(unit_vectors(0, 20, 8)), unit_vectors(1, 16, 8)
+    expected = np.array(queue)
+    expected[np.arange(10, 26) % 20] = keys
+    ptr = jnp.int32(10)
+    for new_queue, new_ptr in (
+        enqueue(queue, ptr, jnp.array(keys)),
+        jax.jit(enqueue)(queue, ptr, on_eight_devices(keys)),
+    ):
+        np.testing.assert_array_equal(new_queue, expected)
+        assert new_ptr == 6
+        assert new_ptr.dtype == jnp.int32
+
+
+# EMA
+
+
+def test_ema_update_at_its_ends():
+    target, online = {"w": jnp.full(3, 0.1)}, {"w": jnp.full(3, 0.7)}
+    np.testing.assert_array_equal(ema_update(target, online, 1.0)["w"], target["w"])
+    np.testing.assert_array_equal(ema_update(target, online, 0.0)["w"], online["w"])
+
+
+def test_ema_schedules():
+    constant, cosine = (make_ema_schedule(kind, 0.9, 100) for kind in ("constant", "cosine"))
+    assert constant(0) == constant(jnp.int32(100)) == np.float32(0.9)
+    np.testing.assert_allclose([cosine(t) for t in (0, 50, 100, 200)], [0.9, 0.95, 1, 1], rtol=1e-6)
+    assert (
+        jax.jit(cosine)(jnp.int32(50)).dtype == jax.jit(constant)(jnp.int32(5)).dtype == "float32"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cosin", 0.9, 10), "did you mean 'cosine'"),
+        (("cosine", 1.1, 10), "method.ema=1.1"),
+        (("constant", float("nan"), 10), "method.ema=nan"),
+        (("cosine", 0.9, 0), "total_steps=0"),
+    ],
+)
+def test_bad_ema_schedule(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_ema_schedule(*arguments)
+
+
+# Checksums
+
+INTEGERS = [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+DTYPES = ["bool", *INTEGERS, "float16", "bfloat16", "float32", "float64"]
+
+
+def checksum(x):
+    return tuple(np.asarray(tree_checksums(jnp.asarray(x))).tolist())
+
+
+def random_bytes(dtype, count):
+    dtype = jnp.dtype(dtype)
+    raw = np.random.default_rng(0).integers(0, 256, count * dtype.itemsize, np.uint8)
+    return raw % 2 if dtype.name == "bool" else raw
+
+
+def expected_checksum(words):
+    """Python's integers; the values live in checkpoints, so they may not change."""
+
+    def mix(x):
+        x = (x ^ x >> 16) * 0x85EBCA6B % 2**32
+        x = (x ^ x >> 13) * 0xC2B2AE35 % 2**32
+        return x ^ x >> 16
+
+    first = [mix(int(word) ^ mix(i)) for i, word in enumerate(words)]
+    return sum(first) % 2**32, sum(mix(x ^ 0x9E3779B9) for x in first) % 2**32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_checksum_notices_every_flipped_bit(dtype):
+    with jax.enable_x64(dtype.endswith("64")):
+        raw = random_bytes(dtype, 6)
+        view = jnp.dtype(dtype)
+        original = checksum(raw.view(view).reshape(2, 3))
+        seen = {original}
+        for byte, bit in np.ndindex(raw.size, 1 if dtype == "bool" else 8):
+            flipped = raw.copy()
+            flipped[byte] ^= 1 << bit
+            seen.add(checksum(flipped.view(view).reshape(2, 3)))
+    assert len(seen) == 1 + raw.size * (1 if dtype == "bool" else 8)
+    for value, lane in zip(original, zip(*seen, strict=True), strict=True):
+        assert lane.count(value) == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_checksum_has_the_documented_value(dtype):
+    raw = random_bytes(dtype, 12)
+    width = min(jnp.dtype(dtype).itemsize, 4)
+    with jax.enable_x64(dtype.endswith("64")):
+        actual = checksum(raw.view(jnp.dtype(dtype)).reshape(3, 2, 2))
+    assert actual == expected_checksum(raw.view(f"uint{8 * width}"))
+
+
+def test_checksum_notices_swaps_signs_and_lengths():
+    x = np.array([1, -1, 2, 2.5, 0, -0.0], np.float32)
+    seen = {checksum(x), checksum(x[:5]), checksum(np.zeros(5)), checksum(np.zeros(6))}
+    swaps = [(i, j) for i in range(6) for j in range(i)]
+    for i, j in swaps:
+        order = np.arange(6)
+        order[[i, j]] = j, i
+        seen.add(checksum(x[order]))
+    assert len(seen) == 4 + len(swaps)
+
+
+def test_checksum_of_scalars_and_empty_arrays():
+    assert checksum(np.float32(3)) == expected_checksum([np.float32(3).view(np.uint32)])
+    assert checksum(np.zeros((0, 4), np.float32)) == (0, 0)
+
+
+def test_checksums_are_bitwise_equal_for_any_sharding():
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
+    x = np.random.default_rng(0).normal(size=(8, 6, 16)).astype(np.float32)
+    expected = checksum(x)
+    for spec in (P(), P("a"), P(None, "b"), P("a", "b"), P("b", None, "a"), P(("a", "b"))):
+        sums = tree_checksums({"x": jax.device_put(x, NamedSharding(mesh, spec))})["x"]
+        assert sums.is_fully_replicated
+        assert sums.dtype == jnp.uint32
+        assert tuple(sums.tolist()) == expected
+
+
+# kNN
+
+
+def test_knn_votes_by_similarity_and_ignores_missing_labels():
+    bank = np.array([[1, 0], [0.9, 0.1], [0, 1], [1, 0]], np.float32)
+    labels = np.array([0, 1, 2, -1])
+    votes = knn_predict(bank[:1] * 9, bank, labels, 3, 3, 0.1)
+    assert votes.shape == (1, 3)
+    assert votes[0, 0] > votes[0, 1] > votes[0, 2] == 0
+    assert votes.sum() < 0.7  # a third of the vote went to the image without a label
+
+
+def test_knn_breaks_ties_by_position_and_stays_finite_at_low_temperature():
+    bank = np.ones((3, 2), np.float32)
+    votes = knn_predict(bank, bank, np.array([2, 1, 0]), 3, 1, 0.001)
+    np.testing.assert_array_equal(votes, [[0, 0, 1]] * 3)
+
+
+def test_knn_without_the_image_itself():
+    bank = np.eye(4, dtype=np.float32) + np.float32(0.1)
+    labels = np.arange(4)
+    itself = knn_predict(bank, bank, labels, 4, 1, 0.1)
+    np.testing.assert_array_equal(itself.argmax(1), labels)
+    others = knn_predict(bank, bank, labels, 4, 3, 0.1, exclude_self=True)
+    np.testing.assert_array_equal(np.diag(others), 0)
+    np.testing.assert_allclose(others.sum(1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 6}, "k=6 must be from 1 to the 5"),
+        ({"k": 0}, "k=0"),
+        ({"k": 5, "exclude_self": True}, "to the 4"),
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"chunk": 0}, "chunk=0"),
+        ({"exclude_self": True, "queries": np.eye(3)}, "3 queries are not the bank of 5"),
+    ],
+)
+def test_bad_knn(options, message):
+    good = {"queries": np.eye(5, 3), "bank": np.eye(5, 3), "bank_labels": np.arange(5)}
+    with pytest.raises(ValueError, match=message):
+        knn_predict(**good | {"num_classes": 5, "k": 2, "temperature": 0.1} | options)
