@@ -1,0 +1,110 @@
+"""BatchNorm whose statistics are shared by groups of the batch, as the recipes state them.
+
+B batch, G groups, C channels.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization over all axes but the last, per group of consecutive examples.
+
+    With `groups` > 1 nothing is reduced across groups in training: groups that lie on different
+    devices need no communication. With one group the statistics are those of the global batch,
+    over all devices ("SyncBN").
+
+    PyTorch's conventions: the biased variance normalizes, the unbiased one is stored. Everything
+    is computed in float32, the variance in two passes, as the mean of (x - mean)^2: the one-pass
+    E[x^2] - mean^2 cancels where the mean is large beside the deviation.
+
+    The collection 'batch_stats' holds 'mean' and 'var', float32 (G, C), a row for each group.
+    Evaluation averages the rows, so a module with another `groups` may evaluate them too.
+
+    Attributes:
+      groups: G; must divide B in training.
+      momentum: share of itself that a running statistic keeps in a step (0.9: PyTorch's 0.1).
+      epsilon: added to the variance.
+      use_scale: whether there is a learned scale.
+      use_bias: whether there is a learned offset.
+      scale_init: initializer of the scale.
+      dtype: of the output.
+    """
+
+    groups: int = 1
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalizes x (B, ..., C) to the same shape, of dtype `dtype`.
+
+        Args:
+          x: values of any float dtype.
+          train: normalize by the statistics of x and renew the running ones; else by the latter.
+
+        Raises:
+          ValueError: in training, G does not divide B, or a group holds one value per channel.
+        """
+        channels = x.shape[-1]
+        rows = (self.groups, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, rows, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, rows, jnp.float32)
+        grouped = _split(x, self.groups if train else 1).astype(jnp.float32)
+        if train:
+            mean, var = _moments(grouped)
+            if not self.is_initializing():
+                unbiased = var * _bessel(grouped)
+                running_mean.value = self.momentum * running_mean.value + self._new(mean)
+                running_var.value = self.momentum * running_var.value + self._new(unbiased)
+        else:
+            mean = jnp.mean(running_mean.value, axis=0, keepdims=True)
+            var = jnp.mean(running_var.value, axis=0, keepdims=True)
+        gain = jax.lax.rsqrt(var + self.epsilon)
+        if self.use_scale:
+            gain *= self.param("scale", self.scale_init, (channels,), jnp.float32)[None]
+        y = (grouped - _spread(mean, grouped)) * _spread(gain, grouped)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+            y += _spread(bias[None], grouped)
+        return y.reshape(x.shape).astype(self.dtype)
+
+    def _new(self, statistic: jax.Array) -> jax.Array:
+        return (1 - self.momentum) * statistic
+
+
+def _split(x: jax.Array, groups: int) -> jax.Array:
+    """(B, ..., C) to (G, B/G, ..., C)."""
+    if x.shape[0] % groups:
+        raise ValueError(f"{groups} BatchNorm groups do not divide a batch of {x.shape[0]}")
+    return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+
+
+def _spread(rows: jax.Array, like: jax.Array) -> jax.Array:
+    """(G, C) to (G, 1, ..., 1, C), of the rank of `like`."""
+    return jnp.expand_dims(rows, range(1, like.ndim - 1))
+
+
+def _moments(grouped: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance, each (G, C), of (G, B/G, ..., C)."""
+    axes = tuple(range(1, grouped.ndim - 1))
+    mean = jnp.mean(grouped, axes)
+    # The variance has no gradient through its mean, as the deviations sum to zero. Saying so
+    # spares the backward pass one reduction over the whole tensor.
+    centered = grouped - jax.lax.stop_gradient(_spread(mean, grouped))
+    return mean, jnp.mean(jnp.square(centered), axes)
+
+
+def _bessel(grouped: jax.Array) -> float:
+    """Bessel's n / (n - 1), for the n values behind each statistic of (G, B/G, ..., C)."""
+    n = grouped.size // (grouped.shape[0] * grouped.shape[-1])
+    if n < 2:
+        raise ValueError(f"BatchNorm needs two values per channel and group in training, not {n}")
+    return n / (n - 1)

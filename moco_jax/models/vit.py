@@ -1,0 +1,263 @@
+"""Vision Transformer (arXiv:2010.11929) as MoCo v3 (2104.02057) trains it.
+
+B batch, H and W height and width in pixels, N tokens, C features of a token, A heads, D features
+of a head.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from moco_jax.config import ConfigDict, choose
+from moco_jax.models.norm import BatchNorm
+from moco_jax.models.tokens import (
+    CONV_STEM_PATCH,
+    ConvStem,
+    patch_grid,
+    patch_projection,
+    sincos_position,
+)
+
+# (x, train, name of the layer) -> normalized x
+Norm = Callable[[jax.Array, bool, str], jax.Array]
+
+
+class Size(NamedTuple):
+    """Features of a token, blocks, attention heads."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+# MoCo v3's small has 12 heads, where timm's and DeiT's has 6.
+SIZES = {
+    "tiny": Size(192, 12, 3),
+    "small": Size(384, 12, 12),
+    "base": Size(768, 12, 12),
+    "large": Size(1024, 24, 16),
+    "huge": Size(1280, 32, 16),
+}
+STEMS = ("patch", "conv")
+POSITIONS = ("sincos", "learned", "none")
+POOLS = ("cls", "avg_norm", "avg")
+NORMS = ("layer", "batch")
+MLP_RATIO = 4
+
+_xavier = nn.initializers.xavier_uniform()
+# Twice the variance of Xavier on the C x 3C matrix is Xavier on each of three C x C matrices.
+_xavier_qkv = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
+
+
+def _layer_norm(dtype: Any, x: jax.Array, train: bool, name: str) -> jax.Array:
+    del train
+    # flax's default variance, E[x^2] - mean^2, cancels where the mean is large.
+    norm = nn.LayerNorm(1e-6, use_fast_variance=False, name=name)
+    return norm(x.astype(jnp.float32)).astype(dtype)
+
+
+def _batch_norm(groups: int, dtype: Any, x: jax.Array, train: bool, name: str) -> jax.Array:
+    return BatchNorm(groups, dtype=dtype, name=name)(x, train)
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Softmax attention of q, k, v (B, N, A, D) to (B, N, A, D), of their dtype.
+
+    Logits and softmax are float32. (jax.nn.dot_product_attention does the same, but has no
+    gradient in bfloat16 under strict dtype promotion.)
+    """
+    logits = jnp.einsum("bnad,bmad->banm", q, k, preferred_element_type=jnp.float32)
+    weights = nn.softmax(logits / math.sqrt(q.shape[-1])).astype(v.dtype)
+    return jnp.einsum("banm,bmad->bnad", weights, v)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases.
+
+    Attributes:
+      heads: A; divides C.
+      dtype: of the computation; the softmax is float32.
+    """
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, N, C) to (B, N, C)."""
+        b, n, c = x.shape
+        qkv = nn.Dense(3 * c, dtype=self.dtype, kernel_init=_xavier_qkv, name="qkv")(x)
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, c // self.heads), 2, 0)
+        x = attention(q, k, v).reshape(b, n, c)
+        return nn.Dense(c, dtype=self.dtype, kernel_init=_xavier, name="proj")(x)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with the exact (erf) GELU between them.
+
+    Attributes:
+      dtype: of the computation.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, N, C) to (B, N, C)."""
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_xavier)
+        hidden = dense(MLP_RATIO * x.shape[-1], name="fc1")(x)
+        return dense(x.shape[-1], name="fc2")(nn.gelu(hidden, approximate=False))
+
+
+class Block(nn.Module):
+    """A pre-norm Transformer block.
+
+    Attributes:
+      heads: A; divides C.
+      norm: the normalization.
+      dtype: of the computation.
+    """
+
+    heads: int
+    norm: Norm
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """(B, N, C) to (B, N, C)."""
+        x += Attention(self.heads, self.dtype, name="attn")(self.norm(x, train, "norm1"))
+        return x + FeedForward(self.dtype, name="mlp")(self.norm(x, train, "norm2"))
+
+
+class ViT(nn.Module):
+    """Vision Transformer without its classifier.
+
+    Attributes:
+      width: C.
+      depth: blocks.
+      heads: A.
+      patch: pixels of a patch's side.
+      stem: 'patch': linear projection; 'conv': `ConvStem`.
+      position: embedding 'sincos' (fixed; zero for the class token), 'learned', 'none'.
+      pool: 'cls': the class token after the last norm; 'avg_norm', 'avg': no class token, the
+        mean over the patches after the last norm and without it (2104.02057, section 4.3).
+      norm: 'layer': LayerNorm, epsilon 1e-6; 'batch': BatchNorm over images and tokens.
+      bn_groups: of every BatchNorm.
+      dtype: of the computation; parameters, statistics and the output are float32.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch: int = 16
+    stem: str = "patch"
+    position: str = "sincos"
+    pool: str = "cls"
+    norm: str = "layer"
+    bn_groups: int = 1
+    dtype: Any = jnp.float32
+
+    @property
+    def num_features(self) -> int:
+        """F, of the output."""
+        return self.width
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Paths, in the parameters, of the patch projection and the blocks, in order."""
+        first = "patch_embed/conv1" if self.stem == "conv" else "patch_embed"
+        return (first, *(f"blocks_{i}" for i in range(self.depth)))
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Images (B, H, W, channels) to features (B, C), float32.
+
+        Raises:
+          ValueError: the patches do not tile the images.
+        """
+        if self.norm == "batch":
+            norm = partial(_batch_norm, self.bn_groups, self.dtype)
+        else:
+            norm = partial(_layer_norm, self.dtype)
+        x = self._tokens(x, train)
+        for i in range(self.depth):
+            x = Block(self.heads, norm, self.dtype, name=f"blocks_{i}")(x, train)
+        if self.pool != "avg":
+            x = norm(x, train, "norm")
+        x = x[:, 0] if self.pool == "cls" else jnp.mean(x, 1, dtype=jnp.float32)
+        return x.astype(jnp.float32)
+
+    def _tokens(self, x: jax.Array, train: bool) -> jax.Array:
+        """Images (B, H, W, channels) to tokens (B, N, C), the class token first."""
+        b, (rows, columns) = x.shape[0], patch_grid(*x.shape[1:3], self.patch)
+        if self.stem == "conv":
+            x = ConvStem(self.width, self.bn_groups, self.dtype, name="patch_embed")(x, train)
+        else:
+            x = patch_projection(self.width, self.patch, self.dtype, "patch_embed")(x)
+        x = x.reshape(b, rows * columns, self.width)
+        if self.position == "sincos":
+            x += jnp.asarray(sincos_position(rows, columns, self.width), x.dtype)
+        if self.pool == "cls":
+            token = self.param("cls_token", nn.initializers.normal(1e-6), (1, 1, self.width))
+            token = jnp.broadcast_to(token.astype(x.dtype), (b, 1, self.width))
+            x = jnp.concatenate([token, x], axis=1)
+        if self.position == "learned":
+            shape = (1, *x.shape[1:])
+            x += self.param("pos_embed", nn.initializers.normal(0.02), shape).astype(x.dtype)
+        return x
+
+
+def make_vit(size: str, model: ConfigDict, image_size: int, bn_groups: int, dtype: Any) -> ViT:
+    """Builds the ViT of `size` that `model.vit` describes.
+
+    A conv stem takes the place of one block, unless `model.vit.depth` states how many there are.
+
+    Raises:
+      ValueError: an unknown name, or sizes that do not fit each other.
+    """
+    v = model.vit
+    stem = choose("model.vit.stem", v.stem, STEMS)
+    vit = ViT(
+        width=v.width or SIZES[size].width,
+        depth=v.depth or SIZES[size].depth - (stem == "conv"),
+        heads=v.heads or SIZES[size].heads,
+        patch=v.patch,
+        stem=stem,
+        position=choose("model.vit.position", v.position, POSITIONS),
+        pool=choose("model.vit.pool", v.pool, POOLS),
+        norm=choose("model.vit.norm", v.norm, NORMS),
+        bn_groups=bn_groups,
+        dtype=dtype,
+    )
+    _check(vit)
+    patch_grid(image_size, image_size, vit.patch)
+    return vit
+
+
+def _check(vit: ViT) -> None:
+    """Raises ValueError where the sizes of a ViT do not fit each other."""
+    for field in ("width", "depth", "heads", "patch"):
+        if getattr(vit, field) < 1:
+            raise ValueError(f"model.vit.{field}={getattr(vit, field)} must be at least 1")
+    if vit.stem == "conv" and vit.patch != CONV_STEM_PATCH:
+        raise ValueError(
+            f"model.vit.patch={vit.patch} must be {CONV_STEM_PATCH} with model.vit.stem='conv'"
+        )
+    multiple = 8 if vit.stem == "conv" else 4 if vit.position == "sincos" else 1
+    if vit.width % multiple:
+        raise ValueError(
+            f"model.vit.width={vit.width} must be a multiple of {multiple} with "
+            f"stem={vit.stem!r} and position={vit.position!r}; "
+            f"nearest: {max(1, round(vit.width / multiple)) * multiple}"
+        )
+    if vit.width % vit.heads:
+        divisors = [h for h in range(1, vit.width + 1) if vit.width % h == 0]
+        raise ValueError(
+            f"model.vit.heads={vit.heads} must divide the width {vit.width}; "
+            f"nearest: {min(divisors, key=lambda h: abs(h - vit.heads))}"
+        )

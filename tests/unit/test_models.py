@@ -1,0 +1,416 @@
+"""Shapes, parameter counts, initial values, precision and errors of backbones and heads."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from moco_jax import config, models
+from moco_jax.models.heads import make_head
+from moco_jax.models.norm import BatchNorm
+from moco_jax.models.resnet import ResNet
+from moco_jax.models.tokens import patch_grid
+from moco_jax.models.vit import ViT
+
+# Without classifier and without position embedding, which is no parameter.
+PARAMETERS = {
+    "resnet18": 11_176_512,
+    "resnet34": 21_284_672,
+    "resnet50": 23_508_032,
+    "resnet101": 42_500_160,
+    "resnet152": 58_143_808,
+    "vit_tiny": 5_486_592,
+    "vit_small": 21_590_016,
+    "vit_base": 85_647_360,
+    "vit_large": 303_099_904,
+    "vit_huge": 630_435_840,
+}
+FEATURES = {
+    "resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048,
+    "vit_tiny": 192, "vit_small": 384, "vit_base": 768, "vit_large": 1024, "vit_huge": 1280,
+}  # fmt: skip
+
+
+def make(name, dtype="float32", size=32, groups=1, **record):
+    model = config.default().model
+    model.name = name
+    (model.vit if name.startswith("vit") else model.resnet).update(record)
+    return models.make_backbone(model, size, groups, jnp.dtype(dtype))
+
+
+def make_small(family, **record):
+    if family == "vit":
+        return make("vit_tiny", **{"width": 64, "depth": 2, "heads": 4, "patch": 16} | record)
+    return make("resnet18", **{"width": 1 / 8, "stem": "cifar"} | record)
+
+
+def images(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def shapes(net, *shape, train=False):
+    init = lambda key, x: net.init_with_output(key, x, train=train)  # noqa: E731
+    return jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def init(net, x):
+    key = jax.random.key(0, impl="rbg")  # compiles faster than the default
+    return jax.jit(lambda key, x: net.init(key, x, train=False))(key, x)
+
+
+def count(tree):
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def at(tree, path):
+    for part in path.split("/"):
+        tree = tree[part]
+    return tree
+
+
+# Sizes
+
+
+def test_all_backbones_are_listed():
+    assert set(models.BACKBONES) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_backbone(name):
+    patch = {"patch": 14} if name == "vit_huge" else {}
+    net = make(name, size=224, **patch)
+    features, variables = shapes(net, 2, 224, 224, 3)
+    assert count(variables["params"]) == PARAMETERS[name]
+    assert net.num_features == FEATURES[name]
+    assert (features.shape, features.dtype) == ((2, FEATURES[name]), jnp.float32)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    blocks = [k for k in variables["params"] if k.startswith(("layer", "blocks_"))]
+    assert net.layers[0] in ("conv1", "patch_embed")
+    assert set(net.layers[1:]) == set(blocks)
+    assert net.layers[-1] == max(blocks, key=lambda k: (k[:6], int(k.split("_")[1])))
+    assert all(count(variables["params"][path]) for path in net.layers)
+
+
+@pytest.mark.parametrize(("width", "millions"), [(2, 94), (4, 375)])
+def test_wide_resnet50(width, millions):
+    """Table 6 of arXiv:2002.05709 (SimCLR) states these counts."""
+    net = make("resnet50", size=224, width=width)
+    features, variables = shapes(net, 2, 64, 64, 3)
+    assert features.shape == (2, 2048 * width)
+    assert round(count(variables["params"]) / 1e6) == millions
+
+
+@pytest.mark.parametrize(("stem", "sides"), [("imagenet", (16, 8)), ("cifar", (64, 32))])
+def test_resnet_stem(stem, sides):
+    net = make_small("resnet", stem=stem)
+    run = lambda key, x: net.init_with_output(key, x, train=False, capture_intermediates=True)  # noqa: E731
+    _, state = jax.eval_shape(run, jax.random.key(0), images(1, 64, 64, 3))
+    outputs = [state["intermediates"][block]["__call__"][0] for block in ("layer1_1", "layer2_1")]
+    assert tuple(x.shape[1] for x in outputs) == sides
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("family", ["resnet", "vit"])
+def test_any_number_of_channels(family, channels):
+    net = make_small(family)
+    assert shapes(net, 2, 32, 32, channels)[0].shape == (2, net.num_features)
+
+
+def test_conv_stem_takes_the_place_of_a_block():
+    net = make("vit_small", stem="conv", size=224)
+    _, variables = shapes(net, 2, 224, 224, 3)
+    params = variables["params"]
+    assert net.layers[-1] == "blocks_10"
+    assert sum(name.startswith("blocks_") for name in params) == 11
+    outputs = [params["patch_embed"][f"conv{i}"]["kernel"].shape[-1] for i in range(1, 5)]
+    assert outputs == [48, 96, 192, 384]
+    assert net.layers[0] == "patch_embed/conv1"
+    assert count(at(params, net.layers[0])) == 9 * 3 * 48
+    assert make("vit_small", stem="conv", depth=5, size=224).depth == 5
+
+
+@pytest.mark.parametrize("position", ["sincos", "learned", "none"])
+@pytest.mark.parametrize("pool", ["cls", "avg_norm", "avg"])
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_vit_options(position, pool, norm):
+    net = make_small("vit", position=position, pool=pool, norm=norm)
+    features, variables = shapes(net, 2, 32, 48, 3, train=True)
+    params = variables["params"]
+    assert features.shape == (2, 64)
+    assert ("cls_token" in params) == (pool == "cls")
+    assert ("norm" in params) == (pool != "avg")
+    assert ("pos_embed" in params) == (position == "learned")
+    if position == "learned":
+        assert params["pos_embed"].shape == (1, 6 + (pool == "cls"), 64)
+    assert ("batch_stats" in variables) == (norm == "batch")
+
+
+@pytest.mark.parametrize("position", ["sincos", "learned", "none"])
+def test_position_embedding_tells_places_apart(position):
+    x = images(1, 32, 32, 3)
+    swapped = np.concatenate([x[:, :, 16:], x[:, :, :16]], axis=2)
+    net = make_small("vit", position=position, pool="avg_norm", depth=1)
+    variables = init(net, x)
+    run = jax.jit(lambda x: net.apply(variables, x, train=False))
+    a, b = run(x), run(swapped)
+    assert (np.abs(a - b).max() > 1e-4) == (position != "none")
+
+
+# Initial values
+
+
+def assert_uniform(x, bound):
+    """In [-bound, bound], filling it, with a mean and deviation within five standard errors."""
+    x = np.asarray(x, np.float64).ravel()
+    assert np.abs(x).max() <= bound * (1 + 1e-6)
+    assert np.abs(x).max() > bound * 0.9
+    deviation = bound / math.sqrt(3)
+    assert abs(x.mean()) < 5 * deviation / math.sqrt(x.size)
+    assert abs(x.std() / deviation - 1) < 5 * math.sqrt(0.2 / x.size)
+
+
+def assert_normal(x, deviation):
+    """Mean and deviation within five standard errors, and tails that are not cut."""
+    x = np.asarray(x, np.float64).ravel()
+    assert abs(x.mean()) < 5 * deviation / math.sqrt(x.size)
+    assert abs(x.std() / deviation - 1) < 5 * math.sqrt(0.5 / x.size)
+    assert np.abs(x).max() > 2.3 * deviation or x.size < 500
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_resnet_init(zero):
+    net = ResNet(stages=(1, 1), bottleneck=True, width=1 / 4, zero_init_residual=zero)
+    variables = init(net, images(2, 32, 32, 3))
+    params = variables["params"]
+    block = params["layer2_0"]
+    assert_normal(params["conv1"]["kernel"], math.sqrt(2 / (49 * 16)))
+    assert_normal(block["conv2"]["kernel"], math.sqrt(2 / (9 * 32)))
+    assert_normal(block["downsample_conv"]["kernel"], math.sqrt(2 / 128))
+    scales = {"bn1": 1, "bn2": 1, "bn3": 0 if zero else 1, "downsample_bn": 1}
+    for name, scale in scales.items():
+        np.testing.assert_array_equal(block[name]["scale"], scale)
+        np.testing.assert_array_equal(block[name]["bias"], 0)
+    stats = variables["batch_stats"]["layer2_0"]["bn3"]
+    np.testing.assert_array_equal(stats["mean"], 0)
+    np.testing.assert_array_equal(stats["var"], 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_vit_init(channels):
+    net = make_small("vit", position="learned", width=128)
+    params = init(net, images(2, 64, 64, channels))["params"]
+    block = params["blocks_0"]
+    assert_uniform(params["patch_embed"]["kernel"], math.sqrt(6 / (channels * 256 + 128)))
+    assert_uniform(block["attn"]["qkv"]["kernel"], math.sqrt(6 / (128 + 128)))
+    assert_uniform(block["attn"]["proj"]["kernel"], math.sqrt(6 / (128 + 128)))
+    assert_uniform(block["mlp"]["fc1"]["kernel"], math.sqrt(6 / (128 + 512)))
+    assert_uniform(block["mlp"]["fc2"]["kernel"], math.sqrt(6 / (128 + 512)))
+    for layer in (params["patch_embed"], *block["attn"].values(), *block["mlp"].values()):
+        np.testing.assert_array_equal(layer["bias"], 0)
+    assert_normal(params["cls_token"], 1e-6)
+    assert_normal(params["pos_embed"], 0.02)
+
+
+def test_conv_stem_init():
+    params = init(make_small("vit", stem="conv", width=128), images(2, 32, 32, 3))["params"]
+    stem = params["patch_embed"]
+    assert_uniform(stem["conv2"]["kernel"], 1 / math.sqrt(9 * 16))
+    assert_uniform(stem["proj"]["kernel"], 1 / math.sqrt(128))
+    assert_uniform(stem["proj"]["bias"], 1 / math.sqrt(128))
+    assert "bias" not in stem["conv2"]
+
+
+def test_head_init():
+    head = make_head(config.mlp(hidden=300, out=200), 1, jnp.float32)
+    params = init(head, images(2, 50))["params"]
+    assert_uniform(params["fc1"]["kernel"], 1 / math.sqrt(50))
+    assert_uniform(params["fc1"]["bias"], 1 / math.sqrt(50))
+    assert_uniform(params["fc2"]["kernel"], 1 / math.sqrt(300))
+    assert_uniform(params["fc2"]["bias"], 1 / math.sqrt(300))
+
+
+# Heads
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("last_bn", [False, True])
+def test_head_layers(bias, last_bn):
+    record = config.mlp(layers=3, hidden=0, out=8, bias=bias, bn=True, last_bn=last_bn)
+    head = make_head(record, 1, jnp.dtype("bfloat16"))
+    y, variables = shapes(head, 4, 24)
+    assert (y.shape, y.dtype) == ((4, 8), jnp.float32)
+    params = variables["params"]
+    assert params["fc2"]["kernel"].shape == (24, 24)
+    assert ("bias" in params["fc1"]) == ("bias" in params["fc3"]) == bias
+    assert set(params["bn1"]) == {"scale", "bias"}
+    assert ("bn3" in variables["batch_stats"]) == last_bn
+    assert "bn3" not in params
+
+
+def test_head_without_layers_is_the_identity():
+    head, x = make_head(config.mlp(layers=0), 1, jnp.float32), images(4, 24)
+    np.testing.assert_array_equal(head.apply({}, x, train=True), x)
+
+
+# Precision
+
+
+RESNET = ResNet(stages=(1, 1), bottleneck=False, width=1 / 4, stem="cifar")
+VIT = ViT(width=64, depth=1, heads=4)
+
+
+@pytest.mark.parametrize("wide", [RESNET, VIT])
+def test_bfloat16(wide):
+    """Close to float32 on the same parameters; these, statistics and output stay float32."""
+    x = images(8, 32, 32, 3)
+    narrow = wide.clone(dtype=jnp.bfloat16)
+    variables = init(narrow, x)
+    weights = images(8, wide.num_features)
+    mutable = ["batch_stats", "intermediates"]
+
+    def forward(params, net):
+        inputs = {**variables, "params": params}
+        y, state = net.apply(inputs, x, train=True, mutable=mutable, capture_intermediates=True)
+        inner = state.pop("intermediates")[net.layers[-1]]["__call__"][0]
+        return jnp.sum(y * weights), (y, state, inner)
+
+    run = jax.jit(jax.grad(forward, has_aux=True), static_argnums=1)
+    grads, (y, state, inner) = run(variables["params"], narrow)
+    assert (inner.dtype, y.dtype) == (jnp.bfloat16, jnp.float32)
+    assert {v.dtype for v in jax.tree.leaves((variables, state, grads))} == {jnp.dtype("float32")}
+    want_grads, (want, _, _) = run(variables["params"], wide)
+    assert 1e-6 < np.abs(y - want).max() / np.abs(want).max() < 0.05
+    # ReLUs near their kink fall either way, so the gradient's direction is all that stays.
+    for layer in (narrow.layers[0], narrow.layers[-1]):
+        a, b = (ravel_pytree(at(tree, layer))[0] for tree in (grads, want_grads))
+        assert jnp.vdot(a, b) > 0.8 * jnp.linalg.norm(a) * jnp.linalg.norm(b)
+
+
+def test_resolve_dtype(monkeypatch):
+    for backend, auto in (("cpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16")):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert models.resolve_dtype("auto") == jnp.dtype(auto)
+        assert models.resolve_dtype("float32") == jnp.float32
+        assert models.resolve_dtype("bfloat16") == jnp.bfloat16
+
+
+# BatchNorm
+
+
+def renewed(net, variables, x):
+    return net.apply(variables, x, train=True, mutable=["batch_stats"])
+
+
+def test_statistics_change_in_training_only():
+    net, x = BatchNorm(2), images(8, 3)
+    variables = net.init(jax.random.key(0), x, train=True)
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros((2, 3)))
+    _, same = net.apply(variables, x, train=False, mutable=["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, same["batch_stats"], variables["batch_stats"])
+    assert np.abs(renewed(net, variables, x)[1]["batch_stats"]["mean"]).min() > 0
+
+
+def test_evaluation_averages_any_number_of_groups():
+    x = images(8, 3)
+    variables = {"batch_stats": {"mean": images(4, 3), "var": 1 + images(4, 3) ** 2}}
+    nets = [BatchNorm(g, use_scale=False, use_bias=False) for g in (4, 1)]
+    a, b = (net.apply(variables, x[:5], train=False) for net in nets)
+    np.testing.assert_array_equal(a, b)
+    stats = variables["batch_stats"]
+    want = (x[:5] - stats["mean"].mean(0, keepdims=True)) / np.sqrt(
+        stats["var"].mean(0, keepdims=True) + 1e-5
+    )
+    np.testing.assert_allclose(a, want, rtol=1e-5, atol=1e-6)
+
+
+def compile_sharded(net, variables, x, stats_spec):
+    """A training forward pass, its batch over all devices; `stats_spec` places the statistics."""
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    place = lambda *spec: NamedSharding(mesh, PartitionSpec(*spec))  # noqa: E731
+    placed = {"params": place(), "batch_stats": place(*stats_spec)}
+    outputs = (place("data"), {"batch_stats": place(*stats_spec)})
+    forward = jax.jit(
+        lambda v, x: renewed(net, v, x), in_shardings=(placed, place("data")), out_shardings=outputs
+    )
+    return forward.lower(variables, x).compile()
+
+
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8, 16])
+def test_groups_over_devices(groups):
+    """Eight devices give what one gives; 1e-5 is float32's rounding in another order of sums."""
+    net, x = BatchNorm(groups), images(16, 4, 4, 5)
+    variables = init(net, x)
+    run = compile_sharded(net, variables, x, ("data",) if groups % 8 == 0 else ())
+    want, got = renewed(net, variables, x), run(variables, x)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # noqa: E731
+    jax.tree.map(close, got, want)
+    # One group is of the global batch, and has to communicate.
+    assert any(c in run.as_text() for c in COLLECTIVES) == (groups < 8)
+
+
+def test_grouped_resnet_needs_no_communication():
+    net, x = make_small("resnet", groups=8), images(16, 16, 16, 3)
+    variables = shapes(net, *x.shape)[1]
+    text = compile_sharded(net, variables, x, ("data",)).as_text()
+    assert [c for c in COLLECTIVES if c in text] == []
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "message"),
+    [
+        ("resnet51", {}, "model.name='resnet51'.*did you mean 'resnet"),
+        ("vit_smal", {}, "did you mean 'vit_small'"),
+        ("resnet18", {"stem": "cifr"}, "model.resnet.stem='cifr'.*did you mean 'cifar'"),
+        ("resnet18", {"width": 0.0}, "model.resnet.width=0.0.*nearest"),
+        ("vit_tiny", {"stem": "convs"}, "did you mean 'conv'"),
+        ("vit_tiny", {"position": "sin-cos"}, "did you mean 'sincos'"),
+        ("vit_tiny", {"pool": "clss"}, "did you mean 'cls'"),
+        ("vit_tiny", {"norm": "layers"}, "did you mean 'layer'"),
+        ("vit_tiny", {"patch": 15}, "32 pixels.*patch size 15; nearest: 30"),
+        ("vit_tiny", {"patch": 64}, "32 pixels.*patch size 64; nearest: 64"),
+        ("vit_tiny", {"patch": 0}, "model.vit.patch=0 must be at least 1"),
+        ("vit_tiny", {"depth": -1}, "model.vit.depth=-1 must be at least 1"),
+        ("vit_tiny", {"patch": 8, "stem": "conv"}, "model.vit.patch=8 must be 16"),
+        ("vit_tiny", {"width": 90}, "width=90 must be a multiple of 4.*nearest: 88"),
+        ("vit_tiny", {"width": 92, "stem": "conv"}, "width=92 must be a multiple of 8"),
+        ("vit_tiny", {"heads": 5}, "model.vit.heads=5 must divide the width 192; nearest: [46]"),
+    ],
+)
+def test_errors_at_build(name, record, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, **record)
+
+
+def test_images_that_patches_do_not_tile():
+    with pytest.raises(ValueError, match=r"30 pixels.*nearest: 32"):
+        shapes(make_small("vit"), 2, 32, 30, 3)
+    assert patch_grid(32, 48, 16) == (2, 3)
+
+
+@pytest.mark.parametrize("field", ["layers", "hidden", "out"])
+def test_head_errors(field):
+    with pytest.raises(ValueError, match=f"{field}=-1 must be at least"):
+        make_head(config.mlp(**{field: -1}), 1, jnp.float32)
+
+
+def test_batch_norm_errors():
+    with pytest.raises(ValueError, match="3 BatchNorm groups do not divide a batch of 8"):
+        shapes(BatchNorm(3), 8, 5, train=True)
+    variables = init(BatchNorm(8), images(8, 5))
+    with pytest.raises(ValueError, match="two values per channel and group"):
+        renewed(BatchNorm(8), variables, images(8, 5))
+
+
+def test_unknown_dtype():
+    with pytest.raises(ValueError, match="did you mean 'bfloat16'"):
+        models.resolve_dtype("bfloat")
