@@ -1,0 +1,200 @@
+"""From a source to host batches, in an order that seed and step alone decide.
+
+B global batch, b this host's share of it, N images of the source, S output size,
+H height, W width, C channels
+
+A training batch is a dict: `image` uint8, (b, 2, S, S, 3) when both views are cropped here from
+an encoded image, (b, H, W, C) when they are cropped on the device; `index`, `epoch` and `label`
+int32 (b,). An evaluation batch: `image` uint8 (b, S, S, 3) or (b, H, W, C); `index` and `label`
+int32 (b,); `mask` bool (b,), False on padding, where index is -1. Label is -1 where there is none.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from moco_jax.data import crop, loader
+from moco_jax.data.loader import Batch, Rows
+from moco_jax.data.prefetch import Prefetcher
+from moco_jax.data.source import ArraySource, Source
+
+_PROBES = 16  # images that `check` reads
+_STATS_IMAGES = 2000  # images that `channel_stats` measures
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std
+
+
+def train_batches(
+    source: Source,
+    data: ConfigDict,
+    seed: int,
+    start_step: int = 0,
+    *,
+    host: int = 0,
+    hosts: int = 1,
+    put: Callable[[Batch], Batch] | None = None,
+) -> Prefetcher:
+    """The endless stream of training batches from `start_step` on.
+
+    Sample g = step * B + i of the stream is image `sample_order(seed, g // N, N)[g % N]`, and its
+    crops are drawn from (seed, epoch, index): whatever the hosts and threads, and wherever the
+    stream starts. An image that cannot be read gives way to the next one that can.
+
+    Args:
+      source: The training images.
+      data: `config.data`.
+      seed: Of the order and the crops, at least 0.
+      start_step: First step to give; its cost does not depend on it.
+      host: This host; it makes rows [host * b, (host + 1) * b) of each batch.
+      hosts: Number of hosts; divides B.
+      put: Transfers a batch to the devices, in the prefetching thread.
+
+    Raises:
+      ValueError: B is not divisible by the hosts.
+      BadImage: from the iterator, when more than `data.max_bad_share` cannot be read.
+    """
+    mine = _share(data.batch_size, host, hosts)
+    rows = _train_rows(len(source), seed, start_step, data.batch_size, mine)
+    if isinstance(source, ArraySource):
+        return Prefetcher(_from_array(source, rows), data.prefetch, put)
+    regions = [crop.Region(view.crop_area, view.crop_ratio) for view in (data.view1, data.view2)]
+    load = loader.views_loader(source, seed, regions)
+    shape = (len(regions), data.image_size, data.image_size, 3)
+    batches = loader.load_batches(source, rows, load, shape, data)
+    return Prefetcher(batches, data.prefetch, put)
+
+
+def eval_batches(
+    source: Source,
+    data: ConfigDict,
+    limit: int = 0,
+    *,
+    host: int = 0,
+    hosts: int = 1,
+    put: Callable[[Batch], Batch] | None = None,
+) -> Prefetcher:
+    """All images in order, or `limit` evenly spaced ones, once; the last batch is padded.
+
+    An image that cannot be read becomes padding. For the other arguments see `train_batches`.
+    """
+    if not 0 < data.eval_crop_share <= 1:
+        raise ValueError(f"data.eval_crop_share={data.eval_crop_share}: expected in (0, 1]")
+    mine = _share(data.eval_batch_size, host, hosts)
+    rows = _eval_rows(evenly(len(source), limit), data.eval_batch_size, mine)
+    if isinstance(source, ArraySource):
+        return Prefetcher(_masked(_from_array(source, rows)), data.prefetch, put)
+    load = loader.center_loader(source, data.eval_crop_share)
+    shape = (data.image_size, data.image_size, 3)
+    batches = loader.load_batches(source, rows, load, shape, data)
+    return Prefetcher(_masked(batches), data.prefetch, put)
+
+
+def sample_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order of the images in one epoch: a permutation, int64 (n,)."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)
+
+
+def check(source: Source, batch_size: int = 1) -> None:
+    """Refuses a source that cannot give one batch, before anything is compiled.
+
+    Raises:
+      ValueError: fewer images than a batch.
+      BadImage: none of 16 evenly spaced images can be read.
+    """
+    if len(source) < batch_size:
+        raise ValueError(
+            f"{source.name} has {len(source)} images, fewer than data.batch_size={batch_size}; the "
+            f"largest batch is {len(source)}"
+        )
+    if isinstance(source, ArraySource):
+        return
+    errors = []
+    for index in evenly(len(source), _PROBES).tolist():
+        try:
+            loader.read(source, index)
+            return
+        except crop.BadImage as error:
+            errors.append(error)
+    raise crop.BadImage(f"none of {len(errors)} images of {source.name} can be read: {errors[0]}")
+
+
+def channel_stats(source: Source, data: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, of pixels in [0, 1]: two tuples of C.
+
+    `data.mean` and `data.std` where given; else ImageNet's for three channels; else measured, on
+    2,000 evenly spaced images.
+
+    Raises:
+      ValueError: one of the two is given alone, or not C numbers; a std that is not above 0.
+    """
+    if data.mean or data.std:
+        return _given(source, tuple(data.mean), tuple(data.std))
+    if source.channels == 3:
+        return _IMAGENET
+    pixels = source.images[evenly(len(source), _STATS_IMAGES)].astype(np.float64) / 255
+    # The floor is for a channel that never changes: it would be divided by 0.
+    mean, std = pixels.mean((0, 1, 2)), np.maximum(pixels.std((0, 1, 2)), 1 / 255)
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def evenly(n: int, limit: int) -> np.ndarray:
+    """`limit` evenly spaced indices below n; all n where `limit` is 0 or more than n."""
+    count = min(limit or n, n)
+    return np.arange(count) * n // count
+
+
+def _share(batch_size: int, host: int, hosts: int) -> slice:
+    """This host's rows of a global batch."""
+    if batch_size % hosts:
+        near = max(1, round(batch_size / hosts)) * hosts
+        raise ValueError(f"a batch of {batch_size} is not divisible by {hosts} hosts; {near} is")
+    b = batch_size // hosts
+    return slice(host * b, (host + 1) * b)
+
+
+def _train_rows(n: int, seed: int, step: int, batch_size: int, mine: slice) -> Iterator[Rows]:
+    order = functools.lru_cache(maxsize=2)(lambda epoch: sample_order(seed, epoch, n))
+    while True:
+        epoch, position = np.divmod(step * batch_size + np.arange(batch_size)[mine], n)
+        index = np.empty_like(position)
+        for e in np.unique(epoch).tolist():
+            index[epoch == e] = order(e)[position[epoch == e]]
+        yield Rows(index, epoch)
+        step += 1
+
+
+def _eval_rows(index: np.ndarray, batch_size: int, mine: slice) -> Iterator[Rows]:
+    for start in range(0, len(index), batch_size):
+        rows = np.full(batch_size, -1)
+        rows[: len(index) - start] = index[start : start + batch_size]
+        yield Rows(rows[mine], np.zeros_like(rows[mine]))
+
+
+def _from_array(source: ArraySource, plan: Iterator[Rows]) -> Iterator[Batch]:
+    labels = np.full(len(source), -1) if source.labels is None else source.labels
+    for index, epoch in plan:
+        label = np.where(index >= 0, labels[index], -1)
+        yield loader.batch(source.images[index], index, epoch, label)
+
+
+def _given(
+    source: Source, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if not len(mean) == len(std) == source.channels:
+        raise ValueError(
+            f"data.mean={mean}, data.std={std}: expected {source.channels} numbers in each, one "
+            f"for each channel of {source.name}"
+        )
+    if min(std) <= 0:
+        raise ValueError(f"data.std={std}: expected numbers above 0")
+    return mean, std
+
+
+def _masked(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Evaluation's form: without the epoch, with a mask."""
+    with contextlib.closing(batches):
+        for batch in batches:
+            del batch["epoch"]
+            yield batch | {"mask": batch["index"] >= 0}

@@ -1,0 +1,129 @@
+"""Where images come from: one string names a source, and a source is a value of two kinds.
+
+N number of images, H height, W width, C channels
+
+A new kind of source is one new file and one line in `OPENERS`.
+"""
+
+import dataclasses
+import difflib
+import pathlib
+import pkgutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from moco_jax import config
+
+# Named, not imported: what a source needs (TFDS, say) is loaded only when it is asked for.
+OPENERS = {
+    "embedded": "moco_jax.data.arrays:open_embedded",
+    "folder": "moco_jax.data.folder:open_folder",
+    "npz": "moco_jax.data.arrays:open_npz",
+    "tfds": "moco_jax.data.tfds:open_tfds",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Images of one size, all in memory.
+
+    Attributes:
+      name: What logs and errors call the source.
+      images: uint8 (N, H, W, C).
+      labels: int32 (N,), or None.
+      class_names: Name of each class; () where they have none.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.images.shape[3]
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.images.shape[1:3]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a label."""
+        return self.labels is not None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedSource:
+    """Images of any size, encoded, read one by one and decoded to colour.
+
+    There is no array of labels: in a record file a label is read with its image only.
+
+    Attributes:
+      name: What logs and errors call the source.
+      size: N.
+      read: Index -> (encoded bytes, label or -1). Called from several threads at once.
+      item_name: Index -> what logs and errors call the image.
+      labelled: Whether every image has a label.
+      class_names: Name of each class; () where they have none.
+    """
+
+    name: str
+    size: int
+    read: Callable[[int], tuple[bytes, int]]
+    item_name: Callable[[int], str]
+    labelled: bool = False
+    class_names: tuple[str, ...] = ()
+    channels: int = dataclasses.field(default=3, init=False)
+    image_shape: None = dataclasses.field(default=None, init=False)
+
+    def __len__(self) -> int:
+        return self.size
+
+
+Source = ArraySource | EncodedSource
+
+
+class Splits(NamedTuple):
+    """The two parts of a data set; `test` is None where there is none."""
+
+    train: Source
+    test: Source | None
+
+
+def open_source(spec: str) -> Splits:
+    """Opens the source that `spec` names.
+
+    Args:
+      spec: `embedded`, `folder:PATH`, `npz:PATH` or `tfds:NAME` (with TFDS's own way to add a
+        config and a version: `NAME/CONFIG:VERSION`).
+
+    Raises:
+      ValueError: for an unknown kind, or data that is empty or not as it should be.
+      FileNotFoundError: for a path that does not exist.
+    """
+    kind, _, where = spec.partition(":")
+    opener = OPENERS[config.choose("data.source", kind, OPENERS)]
+    if bool(where) == (kind == "embedded"):
+        expected = kind if kind == "embedded" else f"{kind}:{'NAME' if kind == 'tfds' else 'PATH'}"
+        raise ValueError(f"data.source={spec!r}: expected {expected!r}")
+    return pkgutil.resolve_name(opener)(where)
+
+
+def existing(path: str) -> pathlib.Path:
+    """Returns `path` where it exists; otherwise a FileNotFoundError naming its nearest sibling."""
+    wanted = pathlib.Path(path).expanduser().absolute()
+    if wanted.exists():
+        return wanted
+    parent = next(p for p in wanted.parents if p.is_dir())
+    missing = wanted.relative_to(parent).parts[0]
+    near = difflib.get_close_matches(missing, (p.name for p in parent.iterdir()), 1, 0.4)
+    hint = f"; did you mean {str(parent / near[0])!r}?" if near else ""
+    raise FileNotFoundError(f"{wanted} does not exist ({parent} does){hint}")

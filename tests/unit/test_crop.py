@@ -1,0 +1,212 @@
+"""Decoding: every kind of file read as PIL reads it. Crops: sizes, bounds, repeatability."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from moco_jax.data import crop
+
+REGION = crop.Region((0.2, 1.0), (3 / 4, 4 / 3))
+
+
+def smooth(height, width, channels=3, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, channels), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).reshape(
+        height, width, channels
+    )
+
+
+def encode(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def as_pil(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+RGB = Image.fromarray(smooth(60, 84))
+RGBA = Image.fromarray(smooth(60, 84, 4))
+GRAY = RGB.convert("L")
+PALETTE = RGB.convert("P")
+
+
+def rotated():
+    exif = Image.Exif()
+    exif[0x112] = 6
+    return exif
+
+
+FILES = {
+    "jpeg": encode(RGB, "JPEG"),
+    "jpeg 4:4:4": encode(RGB, "JPEG", subsampling=0),
+    "jpeg progressive": encode(RGB, "JPEG", progressive=True),
+    "jpeg gray": encode(GRAY, "JPEG"),
+    "jpeg rotated by EXIF": encode(RGB, "JPEG", exif=rotated()),
+    "png": encode(RGB, "PNG"),
+    "png rotated by EXIF": encode(RGB, "PNG", exif=rotated()),
+    "png gray": encode(GRAY, "PNG"),
+    "png gray and alpha": encode(RGBA.convert("LA"), "PNG"),
+    "png 1 bit": encode(RGB.convert("1"), "PNG"),
+    "png palette": encode(PALETTE, "PNG"),
+    "png palette of 4": encode(RGB.quantize(4), "PNG"),
+    "png palette, one transparent": encode(PALETTE, "PNG", transparency=3),
+    "png colour key": encode(RGB, "PNG", transparency=(10, 20, 30)),
+    "png rgba": encode(RGBA, "PNG"),
+    "webp": encode(RGB, "WEBP"),
+    "webp lossless": encode(RGB, "WEBP", lossless=True),
+    "webp rgba": encode(RGBA, "WEBP", lossless=True, exact=True),
+    "webp animated": encode(RGB, "WEBP", save_all=True, append_images=[RGBA], lossless=True),
+    "bmp": encode(RGB, "BMP"),
+    "bmp gray": encode(GRAY, "BMP"),
+    "bmp palette": encode(PALETTE, "BMP"),
+    "bmp 1 bit": encode(RGB.convert("1"), "BMP"),
+    "png 16-bit colour": cv2.imencode(".png", smooth(60, 84).astype(np.uint16) * 251)[1].tobytes(),
+    "tiff, which only PIL is sure to know": encode(RGB, "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files_are_read_as_pil_reads_them(kind):
+    image = crop.decode(FILES[kind])
+    assert (image.shape, image.dtype) == ((60, 84, 3), np.uint8)
+    np.testing.assert_array_equal(image, as_pil(FILES[kind]))
+
+
+def test_cmyk_is_read_as_pil_reads_it():
+    # The two round the product of ink and black differently: at most 2 of 255.
+    noise = np.random.default_rng(0).integers(0, 256, (40, 52, 4), dtype=np.uint8)
+    for image in (RGB.convert("CMYK"), Image.fromarray(noise, "CMYK")):
+        data = encode(image, "JPEG", quality=95)
+        np.testing.assert_allclose(crop.decode(data).astype(int), as_pil(data), atol=2)
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_16_bit_gray_is_scaled_not_saturated(cut):
+    levels = np.linspace(0, 65535, 60 * 84).reshape(60, 84).astype(np.uint16)
+    data = encode(Image.fromarray(levels), "PNG")
+    # Without the file's last byte OpenCV refuses, and PIL's way is taken.
+    image = crop.decode(data[: len(data) - cut])
+    np.testing.assert_array_equal(image, np.repeat(levels[..., None] >> 8, 3, 2))
+    assert as_pil(data).mean() > 250  # what PIL alone would have made of it
+
+
+LARGE = Image.fromarray(smooth(375, 500))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.99])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("BMP", {}),
+    ],
+)
+def test_a_truncated_file_is_bad(kind, options, share):
+    data = encode(LARGE, kind, **options)
+    assert crop.decode(data).shape == (375, 500, 3)
+    with pytest.raises(crop.BadImage):
+        crop.decode(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "zero bytes"), (b"<html>", "no kind of image"), (bytes(99), "no kind of image")],
+)
+def test_bytes_that_are_no_image_are_bad(data, reason):
+    with pytest.raises(crop.BadImage, match=reason):
+        crop.decode(data)
+
+
+def test_random_numbers_depend_on_seed_epoch_and_index_alone():
+    first = crop.generator(1, 2, 3).random(4)
+    np.testing.assert_array_equal(first, crop.generator(1, 2, 3).random(4))
+    for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0), (2, 1, 3), (1, 3, 2)):
+        assert not np.isin(first, crop.generator(*other).random(1000)).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (7, 5), (375, 500)])
+def test_boxes_lie_inside_the_image(shape):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        top, left, height, width = crop.sample_box(rng, *shape, crop.Region((0.05, 1), (0.5, 2)))
+        assert top >= 0
+        assert left >= 0
+        assert 1 <= height <= shape[0] - top
+        assert 1 <= width <= shape[1] - left
+
+
+def test_boxes_reach_every_border():
+    rng = np.random.default_rng(0)
+    boxes = np.array([crop.sample_box(rng, 8, 9, REGION) for _ in range(2000)])
+    assert boxes[:, :2].min(0).tolist() == [0, 0]
+    assert (boxes[:, :2] + boxes[:, 2:]).max(0).tolist() == [8, 9]
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((20, 100), (0, 36, 20, 27)), ((100, 20), (36, 0, 27, 20))]
+)
+def test_the_fallback_is_the_central_crop_with_the_ratio_clamped(shape, expected):
+    rng = np.random.default_rng(0)
+    box = crop.sample_box(rng, *shape, crop.Region((1.0, 1.0), (3 / 4, 4 / 3)))
+    assert box == expected
+
+
+def test_two_views_differ_and_repeat():
+    image = smooth(90, 120)
+    views = [
+        crop.random_views(image, crop.generator(0, 0, i), (REGION, REGION), 24) for i in (5, 5)
+    ]
+    assert (views[0].shape, views[0].dtype) == ((2, 24, 24, 3), np.uint8)
+    np.testing.assert_array_equal(*views)
+    assert np.abs(views[0][0].astype(int) - views[0][1]).mean() > 5
+
+
+def test_each_view_has_its_own_region():
+    columns = np.arange(120, dtype=np.uint8)[:, None]
+    image = np.broadcast_to(columns, (90, 120, 3)).copy()
+    whole, part = crop.Region((1.0, 1.0), (4 / 3, 4 / 3)), crop.Region((0.01, 0.01), (1.0, 1.0))
+    views = crop.random_views(image, crop.generator(0, 0, 0), (whole, part), 32)
+    np.testing.assert_array_equal(views[0], crop.resize(image, 32))
+    assert int(views[1].max()) - views[1].min() <= 10  # of 10 columns
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (32, 32), (33, 500), (700, 900)])
+def test_resizing_keeps_a_flat_image_flat(shape):
+    image = np.full((*shape, 3), (10, 130, 255), np.uint8)
+    np.testing.assert_array_equal(crop.resize(image, 32), np.broadcast_to(image[0, 0], (32, 32, 3)))
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    image = smooth(32, 32)
+    np.testing.assert_array_equal(crop.resize(image, 32), image)
+
+
+def test_shrinking_is_antialiased():
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = crop.resize(stripes, 96)
+    assert small.astype(int).max() - small.min() < 80  # sampling alone would give 0 to 255
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (500, 375), (32, 32), (8, 90), (20, 21)])
+def test_the_center_crop_is_the_middle_of_the_resized_image(shape):
+    image = smooth(*shape)
+    view = crop.center_crop(image, 28, 0.875)
+    assert (view.shape, view.dtype) == ((28, 28, 3), np.uint8)
+    short = min(shape)
+    size = [round(32 * side / short) if side == short else int(32 * side / short) for side in shape]
+    whole = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    top, left = (round((side - 28) / 2) for side in size)
+    # Of a box PIL may filter rows before columns, and it rounds in between: at most one level.
+    expected = whole[top : top + 28, left : left + 28].astype(int)
+    np.testing.assert_allclose(view, expected, atol=1)
