@@ -1,0 +1,316 @@
+"""Augmentation on the device: orders, identities, channels, determinism, bad recipes."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from moco_jax.config import view
+from moco_jax.data import augment, photometric
+from moco_jax.data.resize import center_box, crop_resize, sample_crop_box
+
+ALL = ("jitter", "grayscale", "blur", "solarize", "flip")
+SIZE, BATCH = 12, 8
+jitter = jax.jit(photometric.jitter)
+crop = jax.jit(crop_resize, static_argnums=2)
+
+
+def random_image(channels=3, size=SIZE):
+    return np.random.default_rng(0).random((size, size, channels), np.float32)
+
+
+# --- operations
+
+
+def reference_hue(image, shift):
+    """Float64, by the six sectors of the hexcone."""
+    value, low = image.max(-1), image.min(-1)
+    chroma = value - low
+    safe = np.where(chroma == 0, 1, chroma)
+    r, g, b = np.moveaxis(image, -1, 0)
+    h = np.select(
+        [value == r, value == g], [(g - b) / safe, 2 + (b - r) / safe], 4 + (r - g) / safe
+    )
+    h = (h / 6 + shift) % 1 * 6
+    rising, falling = low + chroma * (h % 1), value - chroma * (h % 1)
+    sectors = [
+        (value, rising, low),
+        (falling, value, low),
+        (low, value, rising),
+        (low, falling, value),
+        (rising, low, value),
+        (value, low, falling),
+    ]
+    planes = [np.choose(h.astype(int) % 6, channel) for channel in zip(*sectors)]
+    return np.stack(planes, -1)
+
+
+def reference_jitter(image, factors, order):
+    """Float64, the parts one after the other."""
+    x = image.astype(np.float64)
+    for part in order:
+        if part == photometric.HUE:
+            x = reference_hue(x, factors[part])
+            continue
+        gray = (x @ photometric.LUMA)[..., None]
+        base = {0: np.zeros_like(gray), 1: gray.mean(), 2: gray}[part]
+        x = np.clip(factors[part] * x + (1 - factors[part]) * base, 0, 1)
+    return x
+
+
+@pytest.mark.parametrize("factors", [(0.6, 1.4, 0.5, 0.1), (1.4, 0.7, 1.9, -0.45)])
+def test_jitter_takes_all_24_orders(factors):
+    image = random_image()
+    results = []
+    for order in itertools.permutations(range(4)):
+        results.append(jitter(image, jnp.array(factors), jnp.array(order)))
+        np.testing.assert_allclose(results[-1], reference_jitter(image, factors, order), atol=5e-6)
+    distances = [np.abs(a - b).max() for a, b in itertools.combinations(np.array(results), 2)]
+    assert np.median(distances) > 0.01  # the order matters: the test tells them apart
+
+
+def test_jitter_draws_a_subset_of_parts():
+    """Parts with a neutral factor leave the image to the others, bit for bit."""
+    image, order = random_image(), jnp.array([3, 1, 0, 2])
+    only = jitter(image, jnp.array([0.7, 1.0, 1.0, 0.0]), order)
+    np.testing.assert_array_equal(only, jax.jit(photometric.blend)(image, 0, 0.7))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_neutral_parameters_are_exactly_the_identity(channels):
+    image = random_image(channels)
+    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)):
+        same = jitter(image, jnp.array([1.0, 1.0, 1.0, 0.0]), jnp.array(order))
+        np.testing.assert_array_equal(same, image)
+    np.testing.assert_array_equal(photometric.blur(image, 0.0, 3), image)
+    np.testing.assert_array_equal(photometric.solarize(image, jnp.inf), image)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_colour_operations_skip_images_without_colour(channels):
+    image, order = random_image(channels), jnp.array([2, 3, 0, 1])
+    ours = jitter(image, jnp.array([1.3, 0.5, 0.2, 0.3]), order)
+    bright = np.clip(1.3 * image, 0, 1)
+    np.testing.assert_allclose(ours, 0.5 * bright + 0.5 * bright.mean(), atol=1e-6)
+    np.testing.assert_array_equal(photometric.grayscale(image), image)
+
+
+def test_skipped_operations():
+    assert augment.skipped_operations(view(), 3) == ()
+    assert augment.skipped_operations(view(), 1) == ("saturation", "hue", "grayscale")
+    assert augment.skipped_operations(view(jitter=(0.4, 0.4, 0.0, 0.1)), 4) == ("hue", "grayscale")
+    assert augment.skipped_operations(view(order=("blur", "flip")), 1) == ()
+
+
+def test_blur_is_the_reflected_gaussian():
+    image, sigma, radius = random_image(2), 0.8, 3
+    taps = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (taps / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    expected = image.astype(np.float64)
+    for axis in (0, 1):
+        expected = np.apply_along_axis(
+            lambda line: np.convolve(np.pad(line, radius, "reflect"), kernel, "valid"),
+            axis,
+            expected,
+        )
+    np.testing.assert_allclose(photometric.blur(image, sigma, radius), expected, atol=1e-6)
+
+
+def test_blur_radius_scales_and_fits():
+    assert photometric.blur_radius(2.0, 224) == 6
+    assert photometric.blur_radius(0.25, 28) == 1
+    assert photometric.blur_radius(50.0, 12) == 11
+    assert photometric.blur_radius(1.0, 1) == 0
+
+
+# --- crops
+
+
+def test_boxes_lie_inside():
+    keys = jax.random.split(jax.random.key(0), 500)
+    draw = jax.vmap(lambda key: sample_crop_box(key, 20, 31, (0.02, 1.0), (0.5, 2.0)))
+    top, left, height, width = np.asarray(jax.jit(draw)(keys)).T
+    assert min(top.min(), left.min()) == 0
+    assert min(height.min(), width.min()) >= 1
+    assert (top + height).max() == 20
+    assert (left + width).max() == 31
+
+
+@pytest.mark.parametrize("size", [5, 12, 20])
+def test_pixels_outside_the_box_do_not_leak_in(size):
+    image = np.full((12, 12, 1), 1e6, np.float32)
+    image[3:8, 2:11] = 0.25
+    cut = crop(image, jnp.array([3, 2, 5, 9]), size)
+    np.testing.assert_allclose(cut, 0.25, atol=1e-6)
+
+
+def test_the_whole_image_at_its_own_size_stays():
+    image = random_image()
+    np.testing.assert_array_equal(crop(image, center_box(SIZE, SIZE, 1.0), SIZE), image)
+
+
+def test_center_box():
+    np.testing.assert_array_equal(center_box(320, 480, 0.875), [20, 100, 280, 280])
+    np.testing.assert_array_equal(center_box(1, 9, 0.1), [0, 4, 1, 1])
+    with pytest.raises(ValueError, match="crop_share="):
+        center_box(10, 10, 1.5)
+
+
+# --- views
+
+
+def make_batch(channels=3, cropped=False, size=16):
+    shape = (BATCH, 2, SIZE, SIZE, channels) if cropped else (BATCH, size, size + 3, channels)
+    image = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    return {
+        "image": jnp.asarray(image),
+        "epoch": jnp.array([0, 0, 0, 0, 0, 1, 1, 1], jnp.int32),
+        "index": jnp.array([7, 3, 5, 0, 2, 7, 3, 1], jnp.int32),
+    }
+
+
+def make(recipe=None, channels=3, seed=0):
+    recipe = recipe or view(order=ALL, solarize_p=0.5)
+    views = augment.make_views((recipe, recipe), SIZE, (0.5,) * channels, (0.25,) * channels, seed)
+    return jax.jit(views, static_argnums=1)
+
+
+def take(batch, rows):
+    return jax.tree.map(lambda x: x[rows], batch)
+
+
+@pytest.fixture(scope="module")
+def views():
+    return make()
+
+
+def test_a_view_does_not_depend_on_its_neighbours(views):
+    batch, order = make_batch(), np.random.default_rng(2).permutation(BATCH)
+    whole = np.asarray(views(batch, 0))
+    np.testing.assert_array_equal(views(take(batch, order), 0), whole[order])
+    halves = np.concatenate([views(take(batch, rows), 0) for rows in (np.s_[:4], np.s_[4:])])
+    np.testing.assert_allclose(halves, whole, atol=5e-6)  # programs of other shapes may round so
+
+
+def test_a_view_does_not_depend_on_the_devices(views):
+    batch = make_batch()
+    mesh = Mesh(np.array(jax.devices()), "data")
+    spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    result = views(spread, 0)
+    assert len(result.sharding.device_set) == 8
+    np.testing.assert_allclose(result, views(batch, 0), atol=5e-6)
+
+
+def test_a_view_is_a_function_of_epoch_and_index(views):
+    batch = make_batch()
+    batch["image"] = jnp.broadcast_to(batch["image"][:1], batch["image"].shape)
+    results = np.asarray(views(batch, 0))
+    assert len(np.unique(results.reshape(BATCH, -1), axis=0)) == BATCH
+    np.testing.assert_array_equal(views(batch, 0), results)
+
+
+def test_a_view_is_a_function_of_seed_and_which():
+    crops, batch = view(order=()), make_batch()
+    results = [make(crops, seed=seed)(batch, which) for seed, which in ((0, 0), (1, 0), (0, 1))]
+    assert len(np.unique(np.array(results).reshape(3, -1), axis=0)) == 3
+
+
+@pytest.mark.parametrize(("channels", "cropped"), [(1, False), (3, True)])
+def test_views_of_any_channels(channels, cropped):
+    batch = make_batch(channels, cropped)
+    result = make(channels=channels)(batch, 1)
+    assert result.shape == (BATCH, SIZE, SIZE, channels)
+    assert result.dtype == jnp.float32
+    assert np.abs(result).max() <= 2 + 1e-5  # (x - 0.5) / 0.25 of x in [0, 1]
+    assert np.std(result) > 0.1
+
+
+def test_without_operations_the_right_view_is_only_normalized():
+    batch, views = make_batch(cropped=True), make(view(order=()))
+    for which in (0, 1):
+        expected = (np.asarray(batch["image"][:, which], np.float32) / 255 - 0.5) / 0.25
+        np.testing.assert_allclose(views(batch, which), expected, atol=1e-6)
+
+
+def test_operations_that_are_not_drawn_are_exactly_the_identity():
+    never = view(order=ALL, jitter_p=0, grayscale_p=0, blur_p=0, solarize_p=0, flip_p=0)
+    image = random_image()
+    same = jax.jit(lambda key: augment.augment(key, jnp.asarray(image), never))
+    np.testing.assert_array_equal(same(jax.random.key(0)), image)
+
+
+def test_solarize_inverts_from_the_threshold_on():
+    """128 / 255 counts as 128, whichever way the division is rounded."""
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    batch = {
+        "image": jnp.asarray(np.broadcast_to(levels[None, None, ..., None], (1, 2, 16, 16, 1)))
+    }
+    batch |= {"epoch": jnp.zeros(1, jnp.int32), "index": jnp.zeros(1, jnp.int32)}
+    recipe = view(order=("solarize",), solarize_p=1.0)
+    views = augment.make_views((recipe, recipe), 16, (0.0,), (1.0,), 0)
+    result = np.asarray(jax.jit(views, static_argnums=1)(batch, 0)).reshape(-1)
+    expected = np.where(np.arange(256) < 128, np.arange(256), 255 - np.arange(256))
+    np.testing.assert_allclose(result * 255, expected, atol=1e-4)
+
+
+# --- evaluation
+
+
+def test_eval_view():
+    pixels = make_batch(cropped=True)["image"][:, 0]
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    expected = (np.asarray(pixels, np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    batch = {"image": pixels}
+    for cropped, share in ((True, 0.875), (False, 1.0)):
+        ours = augment.eval_view(batch, SIZE, share, mean, std, cropped=cropped)
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+    centre = augment.eval_view(batch, 6, 0.5, mean, std, cropped=False)
+    np.testing.assert_allclose(centre, expected[:, 3:9, 3:9], atol=1e-6)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"order": ("jiter", "flip")}, r"view1.order='jiter'.*did you mean 'jitter'"),
+        ({"order": ("flip", "blur", "flip")}, "each operation once"),
+        ({"blur_p": 1.2}, r"view1.blur_p=1.2: expected a value in \[0, 1\]"),
+        ({"flip_p": -0.1}, "flip_p"),
+        ({"jitter_p": float("nan")}, "jitter_p"),
+        ({"solarize_threshold": 128.0}, "solarize_threshold=128.0"),
+        ({"crop_area": (1.0, 0.2)}, "crop_area"),
+        ({"crop_area": (0.2, 2.0)}, "high <= 1.0"),
+        ({"crop_ratio": (0.0, 1.0)}, "crop_ratio"),
+        ({"blur_sigma": (2.0, 0.1)}, "blur_sigma"),
+        ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "hue of at most 0.5"),
+        ({"jitter": (0.4, -0.4, 0.4, 0.1)}, "no negative strength"),
+    ],
+)
+def test_bad_recipes_are_refused_when_built(bad, message):
+    with pytest.raises(ValueError, match=message):
+        make(view(**bad))
+
+
+@pytest.mark.parametrize(("mean", "std"), [((), ()), ((0.5,), (0.2, 0.2)), ((0.5,), (0.0,))])
+def test_bad_normalization_is_refused_when_built(mean, std):
+    with pytest.raises(ValueError, match="std above 0"):
+        augment.make_views((view(), view()), SIZE, mean, std, 0)
+
+
+def test_images_that_do_not_fit_are_refused():
+    batch = make_batch(cropped=True)
+    with pytest.raises(ValueError, match="images of 3 channels, but mean"):
+        make(channels=1)(batch, 0)
+    with pytest.raises(ValueError, match="float32, expected uint8"):
+        make()(batch | {"image": batch["image"].astype(jnp.float32)}, 0)
+    with pytest.raises(ValueError, match="12 x 12, expected 8 x 8"):
+        augment.make_views((view(), view()), 8, (0.5,) * 3, (0.5,) * 3, 0)(batch, 0)
+    eval_batch = {"image": batch["image"][:, 0]}
+    with pytest.raises(ValueError, match="12 x 12, expected 8 x 8"):
+        augment.eval_view(eval_batch, 8, 1.0, (0.5,) * 3, (0.5,) * 3, cropped=True)
