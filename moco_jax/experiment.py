@@ -1,0 +1,169 @@
+"""An experiment: everything that a config stands for, built and checked before anything runs."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from clu import parameter_overview
+
+from moco_jax import mesh as meshes
+from moco_jax.config import ConfigDict
+from moco_jax.data import augment, pipeline
+from moco_jax.data.source import Splits, open_source
+from moco_jax.evals.knn import KnnMonitor
+from moco_jax.methods import Method, make_method
+from moco_jax.methods.moco import warn_about_queue
+from moco_jax.optim import describe_optimizer, make_optimizer, make_schedule, parameter_groups
+from moco_jax.step import TrainState, init_state, make_train_step
+
+log = logging.getLogger(__name__)
+
+
+class Experiment(NamedTuple):
+    """Everything a config stands for; `build` makes it."""
+
+    config: ConfigDict
+    mesh: jax.sharding.Mesh
+    data: Splits
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    method: Method
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    frozen: Any
+    steps: int
+    steps_per_epoch: float
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Builds data, method and optimizer; what is wrong in the config shows here.
+
+    Raises:
+      ValueError: a value is bad, or values do not fit each other or the data.
+      RuntimeError: the named backend is not there.
+    """
+    meshes.select_backend(config.backend)
+    mesh = meshes.make_mesh()
+    d = config.data
+    meshes.check_batch("data.batch_size", d.batch_size, mesh)
+    meshes.check_batch("data.eval_batch_size", d.eval_batch_size, mesh)
+    data = open_source(d.source)
+    pipeline.check(data.train, d.batch_size)
+    if data.test:
+        pipeline.check(data.test)
+    warn_about_queue(config, len(data.train))
+    mean, std = pipeline.channel_stats(data.train, d)
+    steps_per_epoch = len(data.train) / d.batch_size
+    steps = max(1, round(config.epochs * steps_per_epoch))
+    views = augment.make_views((d.view1, d.view2), d.image_size, mean, std, config.seed)
+    shape = (d.image_size, d.image_size, data.train.channels)
+    method = make_method(config, shape, views, steps)
+    schedule = make_schedule(config.optim, d.batch_size, steps, steps_per_epoch)
+    params, _ = jax.eval_shape(method.init, jax.random.key(config.seed))
+    tx = make_optimizer(config.optim, params, schedule)
+    groups = parameter_groups(config.optim, params)
+    frozen = jax.tree.map(lambda group: group == "frozen", groups)
+    return Experiment(
+        config, mesh, data, mean, std, method, tx, schedule, frozen, steps, steps_per_epoch
+    )
+
+
+def make_step(x: Experiment) -> Callable:
+    """The jitted training step; it takes over (donates) the state."""
+    step = make_train_step(x.method, x.tx, x.schedule, x.frozen, x.config.seed)
+    whole, split = meshes.replicated(x.mesh), meshes.batched(x.mesh)
+    return jax.jit(
+        step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
+    )
+
+
+def fresh_state(x: Experiment) -> TrainState:
+    """The state before the first step, on the mesh."""
+    init = partial(init_state, x.method, x.tx)
+    return jax.jit(init, out_shardings=meshes.replicated(x.mesh))(jax.random.key(x.config.seed))
+
+
+def abstract_state(x: Experiment) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without making it."""
+    whole = meshes.replicated(x.mesh)
+    shapes = jax.eval_shape(partial(init_state, x.method, x.tx), jax.random.key(0))
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), shapes)
+
+
+def train_batches(x: Experiment, start: int) -> pipeline.Prefetcher:
+    """Training batches on the mesh from position `start` on."""
+    put = partial(jax.device_put, device=meshes.batched(x.mesh))
+    return pipeline.train_batches(x.data.train, x.config.data, x.config.seed, start, put=put)
+
+
+def make_monitor(x: Experiment) -> KnnMonitor:
+    """The kNN monitor of the experiment's data."""
+    put = partial(jax.device_put, device=meshes.batched(x.mesh))
+    batches = partial(pipeline.eval_batches, data=x.config.data, put=put)
+    return KnnMonitor(x.config.knn, x.data, batches)
+
+
+def make_encode(x: Experiment) -> Callable[[TrainState, dict[str, jax.Array]], jax.Array]:
+    """The jitted function from state and evaluation batch to the features of `knn.features`."""
+    d, which = x.config.data, ("backbone", "projection").index(x.config.knn.features)
+
+    @jax.jit
+    def encode(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
+        cropped = x.data.train.image_shape is None
+        images = augment.eval_view(
+            batch, d.image_size, d.eval_crop_share, x.mean, x.std, cropped=cropped
+        )
+        return x.method.encode(state.params, state.method_state, images)[which]
+
+    return encode
+
+
+def make_pixels(x: Experiment) -> Callable[[dict[str, jax.Array]], jax.Array]:
+    """The jitted function from evaluation batch to raw pixels, at most 32 x 32: kNN's floor."""
+    d = x.config.data
+    share = 1.0 if x.data.train.image_shape is None else d.eval_crop_share
+    zeros, ones = (0.0,) * len(x.mean), (1.0,) * len(x.mean)
+
+    @jax.jit
+    def pixels(batch: dict[str, jax.Array]) -> jax.Array:
+        size = min(d.image_size, 32)
+        view = augment.eval_view(batch, size, share, zeros, ones, cropped=False)
+        return view.reshape(len(view), -1)
+
+    return pixels
+
+
+def describe(x: Experiment) -> None:
+    """Logs devices, data, recipe, parameters and optimizer masks."""
+    c, devices = x.config, x.mesh.devices.ravel()
+    log.info("Backend %s: %d x %s", devices[0].platform, len(devices), devices[0].device_kind)
+    train, test = x.data
+    log.info("Data: %s, %d training images of %d channel(s)%s%s", train.name, len(train),
+             train.channels, ", labelled" if train.labelled else "",
+             f", {len(test)} test images" if test else "")  # fmt: skip
+    log.info(
+        "Recipe: %s, %s, %s, batch %d over all devices, learning rate %g (%g x %d / 256), "
+        "tau %g, m %g %s, seed %d",
+        c.method.name, c.model.name, c.optim.name, c.data.batch_size,
+        c.optim.base_lr * c.data.batch_size / 256, c.optim.base_lr, c.data.batch_size,
+        c.method.temperature, c.method.ema, c.method.ema_schedule, c.seed,
+    )  # fmt: skip
+    for number, view in enumerate((c.data.view1, c.data.view2), 1):
+        skipped = augment.skipped_operations(view, train.channels)
+        if skipped:
+            log.info(
+                "View %d: no %s: no meaning on images of %d channel(s)",
+                number, ", ".join(skipped), train.channels,
+            )  # fmt: skip
+    params, _ = jax.eval_shape(x.method.init, jax.random.key(0))
+    table = parameter_overview.get_parameter_overview(params, include_stats=False)
+    log.info("Parameters of the online network:\n%s", table)
+    for line in describe_optimizer(c.optim, params):
+        log.info("%s", line)
+    log.info(
+        "%d steps: %g epochs of %.1f steps; chance loss %.3f",
+        x.steps, c.epochs, x.steps_per_epoch, x.method.chance_loss,
+    )  # fmt: skip

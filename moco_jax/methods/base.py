@@ -1,0 +1,101 @@
+"""What a method is, and the networks that all of them share.
+
+B batch, C features of the projection, F features of the backbone, S image size.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+
+from moco_jax.config import ConfigDict
+from moco_jax.models import make_backbone, resolve_dtype
+from moco_jax.models.heads import make_head
+
+Tree = Any
+Views = Callable[[dict[str, jax.Array], int], jax.Array]
+
+
+class Method(NamedTuple):
+    """A self-supervised method as a value.
+
+    Attributes:
+      init: key -> (params, method_state): everything that training changes, but the optimizer.
+      loss: (params, method_state, batch, key, step) -> (loss, (method_state, metrics)). The
+        batch is the raw one; the method asks for its views. Metrics are float32 scalars.
+      encode: (params, method_state, images (B, S, S, C)) -> (features (B, F), projection
+        (B, C)) of the online network in evaluation mode.
+      chance_loss: the loss of a network whose features say nothing.
+      layers: path prefixes, in params, of the backbone's layers from the first to the last.
+    """
+
+    init: Callable[[jax.Array], tuple[Tree, Tree]]
+    loss: Callable[[Tree, Tree, dict, jax.Array, jax.Array], tuple[jax.Array, tuple[Tree, dict]]]
+    encode: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, jax.Array]]
+    chance_loss: float
+    layers: tuple[str, ...]
+
+
+class Networks(NamedTuple):
+    """Backbone, projector and (online network only) predictor; each a separate module."""
+
+    backbone: nn.Module
+    projector: nn.Module
+    predictor: nn.Module | None
+
+    def init(self, key: jax.Array, images: jax.Array) -> tuple[Tree, Tree]:
+        """Parameters and BatchNorm statistics of all networks, each a dict by network."""
+        params, stats, x = {}, {}, images
+        for name, net in self._asdict().items():
+            if net is None:
+                continue
+            key, sub = jax.random.split(key)
+            x, variables = net.init_with_output(sub, x, train=False)
+            params[name] = variables.get("params", {})
+            stats[name] = variables.get("batch_stats", {})
+        return params, stats
+
+    def apply(
+        self, name: str, params: Tree, stats: Tree, x: jax.Array, train: bool
+    ) -> tuple[jax.Array, Tree]:
+        """Runs one network; returns its output and the statistics of all with its own renewed."""
+        variables = {"params": params[name], "batch_stats": stats[name]}
+        y, new = getattr(self, name).apply(variables, x, train=train, mutable=["batch_stats"])
+        return y, stats | {name: new.get("batch_stats", stats[name])}
+
+    def project(
+        self, params: Tree, stats: Tree, images: jax.Array, train: bool = True
+    ) -> tuple[jax.Array, Tree]:
+        """Images (B, S, S, C) to projections (B, C), float32."""
+        x, stats = self.apply("backbone", params, stats, images, train)
+        return self.apply("projector", params, stats, x, train)
+
+    def encode(self, params: Tree, stats: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images (B, S, S, C) to features (B, F) and projections (B, C), in evaluation mode."""
+        features, _ = self.apply("backbone", params, stats, images, False)
+        return features, self.apply("projector", params, stats, features, False)[0]
+
+
+def make_networks(config: ConfigDict) -> Networks:
+    """Builds the networks that `config.model` and `config.method` describe."""
+    batch, size = config.data.batch_size, config.method.bn_group_size
+    if size < 0 or (size and batch % size):
+        raise ValueError(
+            f"method.bn_group_size={size} must divide data.batch_size={batch}, or be 0 for "
+            f"statistics of the whole batch"
+        )
+    groups = batch // size if size else 1
+    dtype = resolve_dtype(config.model.dtype)
+    backbone = make_backbone(config.model, config.data.image_size, groups, dtype)
+    projector, predictor = config.method.projector, config.method.predictor
+    return Networks(
+        backbone,
+        make_head(projector, groups, dtype),
+        make_head(predictor, groups, dtype) if predictor.layers else None,
+    )
+
+
+def target_of(tree: Tree) -> Tree:
+    """The part of a tree by network that the momentum encoder has too: all but the predictor."""
+    return {name: tree[name] for name in ("backbone", "projector")}

@@ -1,0 +1,76 @@
+"""MoCo v3 (arXiv:2104.02057, algorithm 1): no queue, symmetrized, a predictor.
+
+B batch, C features.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from moco_jax.config import ConfigDict
+from moco_jax.methods.base import Method, Tree, Views, make_networks, target_of
+from moco_jax.ops.ema import ema_update, make_ema_schedule
+from moco_jax.ops.losses import chance_v3, contrastive_loss, feature_std, l2_normalize
+
+
+def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: int) -> Method:
+    """MoCo v3.
+
+    Args:
+      config: `method` and `model` are read here.
+      image_shape: (S, S, channels) of a view.
+      views: gives the augmented views of a batch.
+      steps: of the whole run, for the EMA schedule.
+    """
+    t = config.method
+    nets = make_networks(config)
+    if t.predictor.layers and t.predictor.out != t.projector.out:
+        raise ValueError(
+            f"method.predictor.out={t.predictor.out} must equal "
+            f"method.projector.out={t.projector.out}: queries are compared with keys"
+        )
+    ema = make_ema_schedule(t.ema_schedule, t.ema, steps)
+
+    def init(key: jax.Array) -> tuple[Tree, Tree]:
+        params, stats = nets.init(key, jnp.zeros((1, *image_shape)))
+        target = {"params": target_of(params), "stats": target_of(stats)}
+        return params, {"stats": stats, "target": jax.tree.map(jnp.copy, target)}
+
+    def query(params: Tree, stats: Tree, images: jax.Array):
+        q, stats = nets.project(params, stats, images)
+        if nets.predictor is not None:
+            q, stats = nets.apply("predictor", params, stats, q, True)
+        return q, stats
+
+    def loss(params: Tree, state: Tree, batch: dict, key: jax.Array, step: jax.Array):
+        del key  # nothing random beyond the views
+        x1, x2 = views(batch, 0), views(batch, 1)
+        # One view after the other: BatchNorm's statistics are per view, never over both.
+        q1, stats = query(params, state["stats"], x1)
+        q2, stats = query(params, stats, x2)
+        m = ema(step)
+        online = jax.lax.stop_gradient(target_of(params))
+        target = ema_update(state["target"]["params"], online, m)
+        k1, target_stats = nets.project(target, state["target"]["stats"], x1)
+        k2, target_stats = nets.project(target, target_stats, x2)
+        q1, q2 = l2_normalize(q1), l2_normalize(q2)
+        k1, k2 = jax.lax.stop_gradient((l2_normalize(k1), l2_normalize(k2)))
+        loss1, top1 = contrastive_loss(q1, k2, t.temperature)
+        loss2, top2 = contrastive_loss(q2, k1, t.temperature)
+        new_state = {
+            "stats": jax.lax.stop_gradient(stats),
+            "target": {"params": target, "stats": target_stats},
+        }
+        metrics = {
+            "contrast_top1": (top1 + top2) / 2,
+            "feature_std": (feature_std(q1) + feature_std(q2)) / 2,
+            "ema": m,
+        }
+        return loss1 + loss2, (new_state, metrics)
+
+    return Method(
+        init=init,
+        loss=loss,
+        encode=lambda params, state, images: nets.encode(params, state["stats"], images),
+        chance_loss=chance_v3(config.data.batch_size, t.temperature),
+        layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
+    )

@@ -1,0 +1,227 @@
+"""The one loop, for every method: train, watch, save, resume."""
+
+import collections
+import contextlib
+import logging
+import os
+import pathlib
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from moco_jax import metrics as metric_files
+from moco_jax.checkpoint import Checkpoints
+from moco_jax.config import ConfigDict, as_json, refuse_changes
+from moco_jax.errors import TrainingDivergedError
+from moco_jax.experiment import (
+    Experiment,
+    abstract_state,
+    build,
+    describe,
+    fresh_state,
+    make_encode,
+    make_monitor,
+    make_pixels,
+    make_step,
+    train_batches,
+)
+from moco_jax.interrupt import EXIT_INTERRUPTED, stop_requested
+from moco_jax.step import TrainState
+
+log = logging.getLogger(__name__)
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike) -> int:
+    """Trains as `config` says, or goes on with what `workdir` holds.
+
+    Returns:
+      The process's exit code: 0 when the run is complete, EXIT_INTERRUPTED when a signal stopped
+      it, after saving.
+
+    Raises:
+      ValueError: the config or the data is wrong.
+      CheckpointError: what is saved cannot be continued under this config.
+      TrainingDivergedError: too many steps in a row were not finite.
+    """
+    path = prepare_workdir(workdir)
+    x = build(config)
+    describe(x)
+    with contextlib.closing(Checkpoints(path, config.checkpoint)) as checkpoints:
+        refuse_changes(checkpoints.newest_config(), config)
+        state = checkpoints.restore(abstract_state(x))
+        start = 0 if state is None else int(state.position)
+        if state is None:
+            state = fresh_state(x)
+        else:
+            log.info("Resuming at step %d of %d from %s", start, x.steps, path / "checkpoints")
+        (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        writer = metric_files.Writer(path, start, config.log.tensorboard)
+        with contextlib.closing(writer):
+            finished = _loop(x, state, start, checkpoints, writer)
+    if not finished:
+        log.warning("Stopped; the same command resumes.")
+        return EXIT_INTERRUPTED
+    log.info("%s", summary(path))
+    return 0
+
+
+def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
+    """Makes the working directory; ValueError where it cannot be written."""
+    path = pathlib.Path(workdir).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-test-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"workdir={str(workdir)!r} cannot be written: {error}") from error
+    return path
+
+
+def _loop(
+    x: Experiment,
+    state: TrainState,
+    start: int,
+    checkpoints: Checkpoints,
+    writer: metric_files.Writer,
+) -> bool:
+    """Steps `start` + 1 to the last; False when a signal ended them early."""
+    c, monitor, encode = x.config, make_monitor(x), make_encode(x)
+    progress = metric_files.Progress(x.steps)
+    knn_every = round(c.knn.every_epochs * x.steps_per_epoch)
+
+    def save() -> None:
+        checkpoints.save(position, state, as_json(c))
+
+    position = start
+    if start == 0:
+        row = {"step": 0, "epoch": 0.0}
+        row |= monitor.measure("knn_top1_raw", make_pixels(x))
+        row |= monitor.measure("knn_top1", partial(encode, state))
+        writer.write(row)
+        progress.show(row)
+    if start >= x.steps:
+        return True
+    with stop_requested() as stop, train_batches(x, start) as batches:
+        batch = batches.get()
+        step, interval = _compile(x, state, batch), _Interval(batches)
+        for position in range(start + 1, x.steps + 1):
+            state, metrics = step(state, batch)
+            interval.add(metrics, position, c.log.max_nonfinite)
+            last, stopping = position == x.steps, stop()
+            row = {}
+            if last or stopping or position % c.log.every_steps == 0:
+                row = interval.row(c.data.batch_size)
+                row["loss_chance"] = x.method.chance_loss
+            if last or (knn_every and position % knn_every == 0):
+                jax.block_until_ready(state)
+                with interval.pause():
+                    row |= monitor.measure("knn_top1", partial(encode, state))
+            if row:
+                row = {"step": position, "epoch": position / x.steps_per_epoch} | row
+                writer.write(row)
+                progress.show(row)
+            every = c.checkpoint.every_steps
+            if last or stopping or (every and position % every == 0):
+                with interval.pause():
+                    save()
+            if last or stopping:
+                break
+            batch = batches.get(interval.busy)
+    checkpoints.wait()
+    return position == x.steps
+
+
+def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> Any:
+    """The compiled step; says how long it took and what it needs."""
+    begin = time.monotonic()
+    compiled = make_step(x).lower(state, batch).compile()
+    memory = compiled.memory_analysis()
+    log.info(
+        "Compiled the step in %.0f s: %.2f GB a device beside %.2f GB of state and batch",
+        time.monotonic() - begin,
+        memory.temp_size_in_bytes / 1e9,
+        memory.argument_size_in_bytes / 1e9,
+    )
+    return compiled
+
+
+class _Interval:
+    """The steps since the last row: their metrics, still on the device, and their time."""
+
+    def __init__(self, batches: Any):
+        self._batches = batches
+        self._pending: collections.deque = collections.deque()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._rows: list[dict[str, jax.Array]] = []
+        self._begin, self._paused = time.monotonic(), 0.0
+        self._waited = self._batches.wait_seconds
+
+    def busy(self) -> bool:
+        """Whether the device still computes the newest step."""
+        return bool(self._pending) and not self._pending[-1][1]["loss"].is_ready()
+
+    def add(self, metrics: dict[str, jax.Array], position: int, max_nonfinite: int) -> None:
+        """Takes a step's metrics; waits for the step two before, so the host stays near.
+
+        Raises:
+          TrainingDivergedError: that step was one of too many in a row that were not finite.
+        """
+        self._rows.append(metrics)
+        self._pending.append((position, metrics))
+        if len(self._pending) < 3:
+            return
+        at, old = self._pending.popleft()
+        in_a_row = int(old["skipped_in_a_row"])
+        if in_a_row >= max_nonfinite:
+            raise TrainingDivergedError(
+                f"Loss or gradient was not finite in {in_a_row} steps in a row, up to step {at}. "
+                f"They changed nothing: the state is that of step {at - in_a_row}, and the last "
+                f"checkpoint is good. A lower learning rate, a longer warm-up or optim.clip_norm "
+                f"may help (log.max_nonfinite={max_nonfinite})."
+            )
+
+    @contextlib.contextmanager
+    def pause(self):
+        """Leaves the time inside out of the interval."""
+        begin = time.monotonic()
+        yield
+        self._paused += time.monotonic() - begin
+
+    def row(self, batch_size: int) -> dict[str, float]:
+        """Means over the interval's finite steps, its rate and share of waiting; starts anew."""
+        values = jax.device_get(self._rows)
+        seconds = time.monotonic() - self._begin - self._paused
+        row = {}
+        for name in values[0]:
+            column = np.array([v[name] for v in values], np.float64)
+            finite = column[np.isfinite(column)]
+            row[name] = float(finite.mean()) if finite.size else float("nan")
+        for name in ("skipped", "skipped_in_a_row"):
+            row[name] = int(values[-1][name])
+        row["images_per_second"] = batch_size * len(values) / seconds
+        row["input_wait"] = (self._batches.wait_seconds - self._waited) / seconds
+        self._restart()
+        return row
+
+
+def summary(workdir: pathlib.Path) -> str:
+    """What came out of a complete run, from its metrics."""
+    rows = metric_files.read(workdir)
+    knn = [row for row in rows if row.get("knn_top1") is not None]
+    lines = []
+    if knn:
+        text = f"kNN top-1 {knn[-1]['knn_top1']:.1%}"
+        if knn[0]["step"] == 0:
+            text += (
+                f" (untrained encoder {knn[0]['knn_top1']:.1%}, "
+                f"raw pixels {knn[0]['knn_top1_raw']:.1%})"
+            )
+        lines.append(text)
+    lines.append(f"Results in {workdir}: metrics.jsonl, tensorboard/, checkpoints/, config.json")
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""Runs small enough to test the whole program: few images, few pixels, few channels."""
+
+import numpy as np
+
+from configs import v1_r50, v3_vit
+
+IMAGES, SIZE, BATCH = 80, 12, 16
+
+
+def write_npz(path, images=IMAGES, size=SIZE, channels=1, labels=True):
+    """Three classes of noisy blobs at different places; returns the source's name."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 3, images)
+    pixels = rng.integers(0, 60, (images, size, size, channels))
+    for i, kind in enumerate(kinds):
+        pixels[i, kind * 4 : kind * 4 + 4, 2:10] += 150
+    arrays = {"images": pixels.astype(np.uint8)}
+    if labels:
+        arrays["labels"] = kinds.astype(np.int32)
+    np.savez(path, **arrays)
+    return f"npz:{path}"
+
+
+def tiny_config(method: str, source: str):
+    """v1 with a queue that its batch does not divide and shuffled BatchNorm groups, or v3.
+
+    Both have a Vision Transformer, v1's with BatchNorm: it compiles faster than a ResNet.
+    """
+    c = v1_r50.get_config() if method == "v1" else v3_vit.get_config("s16")
+    c.model.name = "vit_tiny"
+    c.model.vit.update(patch=4, width=16, depth=2, heads=2)
+    if method == "v1":
+        c.model.vit.norm = "batch"
+        c.method.update(queue_size=40, bn_group_size=2)
+        c.method.projector.out = 8
+    else:
+        for head in (c.method.projector, c.method.predictor):
+            head.update(hidden=16, out=8)
+        c.optim.update(base_lr=0.01, warmup_epochs=0.2)
+    c.epochs = 4.0  # 20 steps
+    c.data.update(source=source, batch_size=BATCH, image_size=SIZE, eval_crop_share=1.0)
+    c.data.update(eval_batch_size=16, threads=2)
+    c.knn.update(every_epochs=2.0, k=5)
+    c.log.update(every_steps=5, tensorboard=False)
+    c.checkpoint.update(every_steps=6)
+    return c

@@ -1,0 +1,170 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from moco_jax import config, mesh
+from moco_jax.checkpoint import Checkpoints
+from moco_jax.errors import CheckpointError
+from moco_jax.step import TrainState
+
+CONFIG = {"seed": 0}
+
+
+def make_state(value: float, width: int = 3) -> TrainState:
+    params = {
+        "backbone": {
+            "kernel": jnp.full((4, width), value),
+            "bias": jnp.arange(width, dtype=jnp.float32),
+        }
+    }
+    tx = optax.adamw(0.1)
+    state = TrainState(jnp.int32(7), jnp.zeros(2, jnp.int32), params, tx.init(params), {})
+    return jax.device_put(state, mesh.replicated(mesh.make_mesh()))
+
+
+def checkpoints(path, **overrides) -> Checkpoints:
+    options = config.default().checkpoint
+    options.update(overrides)
+    return Checkpoints(path, options)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+
+
+def test_saves_what_the_state_was_although_it_is_donated_at_once(tmp_path):
+    state = make_state(1.0)
+    expected = jax.tree.map(np.array, state)
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: jnp.full_like(x, 5), s), donate_argnums=0)
+    store = checkpoints(tmp_path)
+    store.save(7, state, CONFIG)
+    state = overwrite(state)
+    store.close()
+    restored = checkpoints(tmp_path).restore(make_state(0.0))
+    assert_equal(restored, expected)
+
+
+def test_nothing_saved_is_none(tmp_path):
+    assert checkpoints(tmp_path).restore(make_state(0.0)) is None
+    assert checkpoints(tmp_path).newest_config() is None
+
+
+def test_config_is_stored_beside_the_state(tmp_path):
+    store = checkpoints(tmp_path)
+    store.save(7, make_state(1.0), {"seed": 3, "data": {"mean": [0.5]}})
+    store.wait()
+    assert store.newest_config() == {"seed": 3, "data": {"mean": [0.5]}}
+
+
+def save_two(path) -> None:
+    store = checkpoints(path)
+    for position in (1, 2):
+        store.save(position, make_state(float(position)), CONFIG)
+    store.close()
+
+
+def data_files(step_directory):
+    return [p for p in step_directory.rglob("*") if p.is_file() and "/d/" in str(p)]
+
+
+def test_a_flipped_bit_falls_back_to_the_checkpoint_before(tmp_path, monkeypatch, caplog):
+    """The bit is flipped behind Orbax: the stored checksum no longer fits the array."""
+    save_two(tmp_path)
+    meta = tmp_path / "checkpoints" / "2" / "meta" / "metadata"
+    content = json.loads(meta.read_text())
+    name = "params/backbone/kernel"
+    flipped = int(content["checksums"][name], 16) ^ 1
+    content["checksums"][name] = f"{flipped:016x}"
+    meta.write_text(json.dumps(content))
+    restored = checkpoints(tmp_path).restore(make_state(0.0))
+    assert_equal(restored, make_state(1.0))
+    assert "CHECKPOINT 2 IS DAMAGED" in caplog.text
+    assert (tmp_path / "checkpoints" / "damaged-2").is_dir(), "kept, not deleted"
+
+
+def test_no_flipped_bit_on_disk_restores_wrong_values(tmp_path):
+    """Whatever bit is flipped, what comes back is checkpoint 2 or, where it shows, 1."""
+    save_two(tmp_path)
+    good = [jax.tree.map(np.asarray, make_state(float(value))) for value in (1, 2)]
+    found = set()
+    for file in data_files(tmp_path / "checkpoints" / "2"):
+        content = file.read_bytes()
+        for place in np.linspace(0, len(content) - 1, 12).astype(int):
+            damaged = bytearray(content)
+            damaged[place] ^= 16
+            file.write_bytes(damaged)
+            restored = checkpoints(tmp_path).restore(make_state(0.0))
+            kernel = float(restored.params["backbone"]["kernel"][0, 0])
+            assert_equal(restored, good[int(kernel) - 1])
+            found.add(kernel)
+            aside = tmp_path / "checkpoints" / "damaged-2"
+            if aside.exists():
+                aside.rename(tmp_path / "checkpoints" / "2")
+        file.write_bytes(content)
+    assert 1.0 in found, "no flipped bit was noticed: the test flips nothing that matters"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "missing"])
+def test_unreadable_checkpoint_falls_back(tmp_path, damage):
+    save_two(tmp_path)
+    step = tmp_path / "checkpoints" / "2"
+    for file in data_files(step):
+        if damage == "truncate":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        elif damage == "missing":
+            file.unlink()
+    if damage == "empty":
+        for file in sorted(step.rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+    assert_equal(checkpoints(tmp_path).restore(make_state(0.0)), make_state(1.0))
+
+
+def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
+    save_two(tmp_path)
+    for position in "12":
+        for file in data_files(tmp_path / "checkpoints" / position):
+            file.unlink()
+    with pytest.raises(CheckpointError, match="No checkpoint in"):
+        checkpoints(tmp_path).restore(make_state(0.0))
+
+
+def test_another_model_is_refused_and_nothing_is_set_aside(tmp_path):
+    save_two(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"kernel: float32\[4, 3\] in the checkpoint, float32\[4, 5\]"
+    ):
+        checkpoints(tmp_path).restore(make_state(0.0, width=5))
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+
+
+def test_keeps_the_last_and_every_nth(tmp_path):
+    store = checkpoints(tmp_path, keep_last=2, keep_every_steps=4)
+    for position in range(1, 10):
+        store.save(position, make_state(1.0), CONFIG)
+    store.close()
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert kept == [4, 8, 9]
+
+
+def test_a_changed_config_is_refused_with_a_diff():
+    old, new = config.default(), config.default()
+    new.optim.base_lr = 0.1
+    new.data.threads = 5
+    with pytest.raises(CheckpointError) as error:
+        config.refuse_changes(config.as_json(old), new)
+    assert "-optim.base_lr = 0.03" in str(error.value)
+    assert "+optim.base_lr = 0.1" in str(error.value)
+    assert "threads" not in str(error.value)
+    new.checkpoint.allow_changes = True
+    config.refuse_changes(config.as_json(old), new)
+
+
+def test_changes_that_do_not_matter_are_taken():
+    old, new = config.default(), config.default()
+    new.data.threads, new.log.every_steps, new.checkpoint.every_steps = 7, 1, 1
+    config.refuse_changes(config.as_json(old), new)

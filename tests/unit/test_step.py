@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from moco_jax.methods.base import Method
+from moco_jax.step import init_state, make_train_step
+
+
+def toy_method():
+    """Loss |w| * scale of the batch, a method state that counts calls."""
+
+    def init(key):
+        return {"backbone": {"first": jnp.ones(3), "last": jnp.ones(2)}}, {"calls": jnp.int32(0)}
+
+    def loss(params, state, batch, key, step):
+        value = sum(jnp.sum(leaf**2) for leaf in params["backbone"].values()) * batch["scale"]
+        return value, ({"calls": state["calls"] + 1}, {})
+
+    return Method(init, loss, None, 0.0, ("backbone/first", "backbone/last"))
+
+
+def schedule(step):
+    return 1.0 - step.astype(jnp.float32) / 10.0
+
+
+def run(scales, frozen=(False, False)):
+    tx = optax.sgd(schedule, momentum=0.9)
+    mask = {"backbone": {"first": frozen[0], "last": frozen[1]}}
+    method = toy_method()
+    step = make_train_step(method, tx, schedule, mask, seed=0)
+    step, state, rows = jax.jit(step), init_state(method, tx, jax.random.key(0)), []
+    for scale in scales:
+        state, row = step(state, {"scale": jnp.float32(scale)})
+        rows.append(row)
+    return state, rows
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e38])
+def test_a_step_that_is_not_finite_changes_nothing(bad):
+    """1e38: the loss is finite, the gradient's norm is not."""
+    good, _ = run([1.0, 2.0])
+    state, rows = run([1.0, bad, 2.0])
+    assert int(state.skipped[0]) == 1
+    assert int(rows[1]["skipped_in_a_row"]) == 1
+    assert int(rows[2]["skipped_in_a_row"]) == 0
+    assert int(state.step) == 2
+    assert int(state.position) == 3
+    same = state._replace(skipped=good.skipped)
+    jax.tree.map(np.testing.assert_array_equal, same, good)
+
+
+def test_counts_bad_steps_in_a_row():
+    _, rows = run([1.0, np.nan, np.nan, np.nan])
+    assert [int(row["skipped_in_a_row"]) for row in rows] == [0, 1, 2, 3]
+
+
+def test_frozen_parameters_have_no_gradient_and_do_not_count_as_first_layer():
+    _, (row,) = run([1.0])
+    _, (frozen,) = run([1.0], frozen=(True, False))
+    np.testing.assert_allclose(row["grad_norm_first"], 2 * 3**0.5, rtol=1e-6)
+    np.testing.assert_allclose(row["grad_norm"], 2 * 5**0.5, rtol=1e-6)
+    np.testing.assert_allclose(frozen["grad_norm_first"], 2 * 2**0.5, rtol=1e-6)
+    np.testing.assert_allclose(frozen["grad_norm"], 2 * 2**0.5, rtol=1e-6)
+
+
+def test_logs_the_learning_rate_that_it_used():
+    _, rows = run([1.0, np.nan, 1.0])
+    np.testing.assert_allclose([r["learning_rate"] for r in rows], [1.0, 0.9, 0.9], rtol=1e-6)
