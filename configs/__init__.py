@@ -1,0 +1,1 @@
+"""The experiments: one short file each, `get_config([arg])`."""

@@ -1,0 +1,23 @@
+"""MoCo v2 on the Fashion-MNIST images that ship with the package; nothing to download.
+
+python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo          (or: make demo)
+python -m moco_jax.main --config=configs/demo.py:long --workdir=runs/demo_long
+"""
+
+from moco_jax import config
+from moco_jax.config import ConfigDict
+
+
+def get_config(variant: str = "short") -> ConfigDict:
+    variant = config.choose("variant", variant, ("short", "long"))
+    c = config.default()
+    c.epochs = 4.0 if variant == "short" else 30.0
+    c.data.update(source="embedded", batch_size=128, image_size=28, eval_crop_share=1.0)
+    c.model.name = "resnet18"
+    c.model.resnet.update(width=0.25, stem="cifar")
+    c.method.update(ema=0.99, queue_size=2048, projector=config.mlp(hidden=0))
+    c.optim.update(base_lr=0.12, weight_decay=5e-4)
+    c.knn.update(every_epochs=1.0, k=20)
+    c.log.every_steps = 10
+    c.checkpoint.every_steps = 100
+    return c
