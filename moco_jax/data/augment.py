@@ -223,7 +223,7 @@ def _check_size(images: Array, size: int) -> None:
 
 
 def _normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable[[Array], Array]:
-    if len(mean) != len(std) or not mean or min(std) <= 0:
+    if len(mean) != len(std) or len(mean) == 0 or min(std) <= 0:
         raise ValueError(f"mean={mean!r}, std={std!r}: expected one each per channel, std above 0")
     center = np.array(mean, np.float32).reshape(1, 1, -1)
     scale = np.array(std, np.float32).reshape(1, 1, -1)

@@ -147,10 +147,10 @@ def compose_jitter(image, factors, order):
 @each_image
 @pytest.mark.parametrize("factors", [(0.6, 1.4, 0.7, 0.1), (1.4, 0.6, 1.4, -0.4)])
 def test_jitter_in_all_orders(image, factors):
-    """The luma's 1e-4 enters twice, and brightness and contrast amplify it: 3e-4."""
+    """The luma's 1e-4 enters twice, and the factors amplify it: 2e-4 (7e-5 is reached)."""
     for order in itertools.permutations(range(4)):
         ours = jitter(image, jnp.array(factors), jnp.array(order))
-        assert_equal(ours, compose_jitter(image, factors, order), 3e-4)
+        assert_equal(ours, compose_jitter(image, factors, order), 2e-4)
 
 
 @pytest.mark.parametrize("factors", [(0.6, 1.4, 0.7, 0.1), (1.4, 0.6, 1.4, -0.4)])

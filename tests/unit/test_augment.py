@@ -55,7 +55,7 @@ def reference_jitter(image, factors, order):
         if part == photometric.HUE:
             x = reference_hue(x, factors[part])
             continue
-        gray = (x @ photometric.LUMA)[..., None]
+        gray = (x @ [0.299, 0.587, 0.114])[..., None]
         base = {0: np.zeros_like(gray), 1: gray.mean(), 2: gray}[part]
         x = np.clip(factors[part] * x + (1 - factors[part]) * base, 0, 1)
     return x
@@ -234,6 +234,14 @@ def test_without_operations_the_right_view_is_only_normalized():
     for which in (0, 1):
         expected = (np.asarray(batch["image"][:, which], np.float32) / 255 - 0.5) / 0.25
         np.testing.assert_allclose(views(batch, which), expected, atol=1e-6)
+
+
+def test_each_view_has_its_own_recipe():
+    batch, recipes = make_batch(cropped=True), (view(order=("flip",), flip_p=1.0), view(order=()))
+    views = augment.make_views(recipes, SIZE, (0.0,) * 3, (1.0,) * 3, 0)
+    pixels = np.asarray(batch["image"], np.float32) / 255
+    np.testing.assert_allclose(views(batch, 0), pixels[:, 0, :, ::-1], atol=1e-6)
+    np.testing.assert_allclose(views(batch, 1), pixels[:, 1], atol=1e-6)
 
 
 def test_operations_that_are_not_drawn_are_exactly_the_identity():
