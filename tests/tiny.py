@@ -7,16 +7,19 @@ from configs import v1_r50, v3_vit
 IMAGES, SIZE, BATCH = 80, 12, 16
 
 
-def write_npz(path, images=IMAGES, size=SIZE, channels=1, labels=True):
+def write_npz(path, images=IMAGES, size=SIZE, channels=1, labels=True, test_images=0):
     """Three classes of noisy blobs at different places; returns the source's name."""
     rng = np.random.default_rng(0)
-    kinds = rng.integers(0, 3, images)
-    pixels = rng.integers(0, 60, (images, size, size, channels))
-    for i, kind in enumerate(kinds):
-        pixels[i, kind * 4 : kind * 4 + 4, 2:10] += 150
-    arrays = {"images": pixels.astype(np.uint8)}
-    if labels:
-        arrays["labels"] = kinds.astype(np.int32)
+    arrays = {}
+    for prefix, count in (("", images), ("test_", test_images)):
+        kinds = rng.integers(0, 3, count)
+        pixels = rng.integers(0, 60, (count, size, size, channels))
+        for i, kind in enumerate(kinds):
+            pixels[i, kind * 4 : kind * 4 + 4, 2:10] += 150
+        if count:
+            arrays[f"{prefix}images"] = pixels.astype(np.uint8)
+        if count and labels:
+            arrays[f"{prefix}labels"] = kinds.astype(np.int32)
     np.savez(path, **arrays)
     return f"npz:{path}"
 

@@ -55,9 +55,9 @@ def wait_for_step(process, workdir, step):
     """Blocks until the run has logged `step`."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
-        if (workdir / "metrics.jsonl").exists() and metrics.read(workdir)[-1:]:
-            if metrics.read(workdir)[-1]["step"] >= step:
-                return
+        rows = metrics.read(workdir) if (workdir / "metrics.jsonl").exists() else []
+        if rows and rows[-1]["step"] >= step:
+            return
         time.sleep(0.01)
     raise AssertionError(f"step {step} not reached: {process.communicate()[1]}")
 

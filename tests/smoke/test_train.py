@@ -94,7 +94,9 @@ def test_resuming_under_another_recipe_is_refused_with_a_diff(source, tmp_path):
     c = tiny_config("v3", source)
     train.run(c, tmp_path / "run")
     c.method.temperature = 0.3
-    with pytest.raises(CheckpointError, match=r"(?s)-method.temperature = 0.2.*\+method.temp.* 0.3"):
+    with pytest.raises(
+        CheckpointError, match=r"(?s)-method.temperature = 0.2.*\+method.temp.* 0.3"
+    ):
         train.run(c, tmp_path / "run")
     c.checkpoint.allow_changes = True
     assert train.run(c, tmp_path / "run") == 0
@@ -133,7 +135,7 @@ class TestBadInput:
     def test_batch_larger_than_the_data(self, source):
         c = tiny_config("v3", source)
         c.data.batch_size = 88
-        with pytest.raises(ValueError, match="88.*80|80.*88"):
+        with pytest.raises(ValueError, match=r"80 images, fewer than data.batch_size=88"):
             experiment.build(c)
 
     def test_queue_near_the_size_of_the_data_warns(self, source, caplog):

@@ -1,0 +1,214 @@
+"""The recipes hold the papers' values, and every option is read by the program."""
+
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from moco_jax import config, experiment, train
+from moco_jax.errors import CheckpointError
+from tests.tiny import tiny_config, write_npz
+
+CONFIGS = pathlib.Path(config.__file__).parents[1] / "configs"
+VITS = ("s16", "b16", "l16", "h14", "conv_s16", "conv_b16")
+
+
+def get(name, *args):
+    return importlib.import_module(f"configs.{name}").get_config(*args)
+
+
+def lr(c):
+    return c.optim.base_lr * c.data.batch_size / 256
+
+
+ALL = [
+    ("demo",), ("demo", "long"), ("v1_r50",), ("v2_r50",), ("v2_r50", "800"),
+    *(("v3_r50", e) for e in ("100", "300", "1000")), *(("v3_vit", v) for v in VITS),
+    ("v2_r18_cifar10",), ("v2_r18_cifar10", "800_symmetric"), ("fashion_r18",), ("fashion_vit",),
+]  # fmt: skip
+
+
+def test_all_configs_are_covered():
+    files = {path.stem for path in CONFIGS.glob("*.py")} - {"__init__"}
+    assert files == {name for name, *_ in ALL}
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in ALL}))
+def test_header_states_command_and_result(name):
+    text = importlib.import_module(f"configs.{name}").__doc__
+    assert f"python -m moco_jax.main --config=configs/{name}.py" in text
+
+
+@pytest.mark.parametrize("args", ALL, ids=":".join)
+def test_builds(args, tmp_path):
+    """Method, optimizer and schedules of the full recipe, by shape only."""
+    c = get(*args)
+    channels = 1 if c.data.image_size == 28 else 3
+    source = write_npz(tmp_path / "x.npz", images=c.data.batch_size, size=8, channels=channels)
+    c.data.source, c.data.mean, c.data.std = source, (), ()
+    x = experiment.build(c)
+    state = experiment.abstract_state(x)
+    frozen = [f for f in jax.tree.leaves(x.frozen) if f]
+    assert len(frozen) == (2 if c.optim.freeze else 0)
+    assert all(leaf.dtype != "float64" for leaf in jax.tree.leaves(state))
+
+
+def test_queue_recipes():
+    v1, v2 = get("v1_r50"), get("v2_r50")
+    for c in (v1, v2):
+        assert (c.data.batch_size, lr(c), c.optim.momentum, c.optim.weight_decay) == (
+            256,
+            0.03,
+            0.9,
+            1e-4,
+        )
+        assert (c.method.queue_size, c.method.ema, c.method.ema_schedule) == (
+            65536,
+            0.999,
+            "constant",
+        )
+        assert (c.method.bn_group_size, c.method.shuffle_bn) == (32, True)
+        assert (c.optim.exclude_1d, c.epochs, c.data.image_size) == (False, 200, 224)
+        assert c.data.view1 == c.data.view2
+        assert c.data.view1.crop_area == (0.2, 1.0)
+        assert c.method.projector.out == 128
+        assert not c.method.projector.bn
+        assert not c.model.resnet.zero_init_residual
+    assert (v1.method.temperature, v2.method.temperature) == (0.07, 0.2)
+    assert (v1.method.projector.layers, v2.method.projector.layers) == (1, 2)
+    assert v2.method.projector.hidden == 2048
+    assert (v1.optim.schedule, v1.optim.step_epochs) == ("step", (120, 160))
+    assert (v2.optim.schedule, v2.optim.warmup_epochs) == ("cosine", 0)
+    assert v1.data.view1.order == ("grayscale", "jitter", "flip")
+    assert (v1.data.view1.jitter, v1.data.view1.jitter_p) == ((0.4, 0.4, 0.4, 0.4), 1.0)
+    assert v2.data.view1.order == ("jitter", "grayscale", "blur", "flip")
+    assert (v2.data.view1.jitter, v2.data.view1.jitter_p) == ((0.4, 0.4, 0.4, 0.1), 0.8)
+    assert (v2.data.view1.blur_p, v2.data.view1.grayscale_p) == (0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rate", "decay", "ema"),
+    [("100", 0.6, 1e-6, 0.99), ("300", 0.3, 1e-6, 0.99), ("1000", 0.3, 1.5e-6, 0.996)],
+)
+def test_v3_resnet(epochs, rate, decay, ema):
+    c = get("v3_r50", epochs)
+    assert (c.epochs, c.optim.base_lr, c.optim.weight_decay, c.method.ema) == (
+        int(epochs),
+        rate,
+        decay,
+        ema,
+    )
+    assert (c.optim.name, c.optim.trust_coefficient, c.optim.exclude_1d) == ("lars", 0.001, True)
+    assert (c.data.batch_size, c.optim.warmup_epochs, c.method.temperature) == (4096, 10, 1.0)
+    assert c.method.projector == config.mlp(
+        layers=2, hidden=4096, out=256, bias=False, bn=True, last_bn=True
+    )
+    assert c.method.predictor == config.mlp(layers=2, hidden=4096, out=256, bias=False, bn=True)
+    assert (c.method.bn_group_size, c.method.ema_schedule) == (0, "cosine")
+    assert c.model.resnet.zero_init_residual
+    first, second = c.data.view1, c.data.view2
+    assert (first.blur_p, second.blur_p, second.solarize_p) == (1.0, 0.1, 0.2)
+    assert first.jitter == second.jitter == (0.4, 0.4, 0.2, 0.1)
+    assert first.order == ("jitter", "grayscale", "blur", "flip")
+    assert second.order == ("jitter", "grayscale", "blur", "solarize", "flip")
+
+
+@pytest.mark.parametrize("variant", VITS)
+def test_v3_vit(variant):
+    c = get("v3_vit", variant)
+    size = variant[-3:]
+    names = {"s16": "vit_small", "b16": "vit_base", "l16": "vit_large", "h14": "vit_huge"}
+    assert c.model.name == names[size]
+    assert c.model.vit.patch == int(size[1:])
+    assert c.data.batch_size == (1024 if size == "s16" else 4096)
+    assert (c.optim.name, c.optim.base_lr, c.optim.weight_decay) == ("adamw", 1.5e-4, 0.1)
+    assert (c.optim.b1, c.optim.b2, c.optim.eps, c.optim.exclude_1d) == (0.9, 0.999, 1e-8, False)
+    assert (c.epochs, c.optim.warmup_epochs, c.method.temperature) == (300, 40, 0.2)
+    assert (c.method.projector.layers, c.method.projector.last_bn) == (3, True)
+    assert (c.method.predictor.layers, c.method.predictor.last_bn) == (2, True)
+    assert (c.method.ema, c.method.ema_schedule) == (0.99, "cosine")
+    assert c.data.view1.crop_area == c.data.view2.crop_area == (0.08, 1.0)
+    conv = variant.startswith("conv")
+    assert (c.model.vit.stem, c.optim.freeze) == (
+        ("conv", ()) if conv else ("patch", ("backbone/patch_embed",))
+    )
+
+
+def test_cifar_demonstration():
+    c = get("v2_r18_cifar10", "200")
+    assert (c.data.batch_size, round(lr(c), 9), c.optim.weight_decay) == (512, 0.06, 5e-4)
+    assert (c.method.queue_size, c.method.ema, c.method.temperature) == (4096, 0.99, 0.1)
+    assert c.data.batch_size // c.method.bn_group_size == 8
+    assert (c.data.view1.crop_area, c.data.view1.order) == (
+        (0.08, 1.0),
+        ("flip", "jitter", "grayscale"),
+    )
+    assert (c.knn.k, c.knn.temperature, c.knn.features) == (200, 0.1, "projection")
+    assert (c.model.name, c.model.resnet.stem, c.method.projector.layers) == (
+        "resnet18",
+        "cifar",
+        1,
+    )
+    assert get("v2_r18_cifar10", "400_symmetric").method.symmetric
+
+
+def test_a_wrong_variant_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 's16'"):
+        get("v3_vit", "S16")
+
+
+def test_an_unknown_field_names_the_nearest():
+    c = config.default()
+    with pytest.raises(AttributeError, match='"temperature"'):
+        c.method.temprature = 0.1
+
+
+def leaves(c, prefix=""):
+    """(record, key, full name) of every option."""
+    for key, value in c.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield c, key, prefix + key
+
+
+def write_folder(path):
+    rng = np.random.default_rng(0)
+    path.mkdir()
+    for i in range(20):
+        pixels = rng.integers(0, 256, (14, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path / f"{i}.png")
+    return f"folder:{path}"
+
+
+def test_every_option_is_read(tmp_path, monkeypatch):
+    """A run, its refused continuation and three builds read every option, or it is a dead one."""
+    source = write_npz(tmp_path / "x.npz", test_images=8)
+    run, again, lars, resnet = (tiny_config(m, source) for m in ("v1", "v1", "v3", "v1"))
+    run.epochs, run.log.every_steps, again.epochs = 0.4, 1, 0.2
+    lars.data.source = write_folder(tmp_path / "folder")
+    lars.optim.update(name="lars", freeze=())
+    resnet.model.name, resnet.optim.schedule = "resnet18", "cosine"
+    places = {}
+    for c in (run, again, lars, resnet):
+        places |= {(id(record), key): name for record, key, name in leaves(c)}
+    read, original = set(), ConfigDict.__getitem__
+
+    def recording(self, key):
+        read.add(places.get((id(self), key)))
+        return original(self, key)
+
+    monkeypatch.setattr(ConfigDict, "__getitem__", recording)
+    assert train.run(run, tmp_path / "run") == 0
+    with pytest.raises(CheckpointError):
+        train.run(again, tmp_path / "run")
+    x = experiment.build(lars)
+    with experiment.train_batches(x, 0) as batches:
+        experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
+    experiment.build(resnet)
+    monkeypatch.undo()
+    assert {name for *_, name in leaves(config.default())} - read == set()
