@@ -37,8 +37,10 @@ setuptools.setup(
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "hf": ["datasets>=4.4,<6"],
         "test": ["import-linter>=2.5,<3", "pytest>=9,<10", "ruff>=0.17,<0.18"],
         "parity": [
+            "datasets>=4.4,<6",
             "scikit-learn>=1.6,<2",
             "scipy>=1.14,<2",
             "timm>=1.0.20,<1.1",

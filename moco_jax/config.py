@@ -21,11 +21,20 @@ OPTIMIZERS = ("sgd", "lars", "lamb", "adamw")
 SCHEDULES = ("cosine", "step")
 BACKENDS = ("auto", "cpu", "gpu", "tpu")
 DTYPES = ("auto", "float32", "bfloat16")
+INIT_PARTS = ("all", "weights", "backbone")
 
 # What decides the numbers of a run: a checkpoint made under other values is not continued.
 IDENTITY = ("seed", "epochs", "model", "method", "optim", "data")
 # ... except these, which change speed or safety and never the samples.
-NOT_IDENTITY = ("data.threads", "data.prefetch", "data.max_bad_share", "data.eval_batch_size")
+NOT_IDENTITY = (
+    "data.threads",
+    "data.processes",
+    "data.prefetch",
+    "data.max_bad_share",
+    "data.eval_batch_size",
+    "data.resident_gb",
+    "data.cache_dir",
+)
 
 
 def view(**overrides: Any) -> ConfigDict:
@@ -68,10 +77,12 @@ def default() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # of everything random
     c.epochs = 200.0  # passes over the training images
+    c.init = ""  # checkpoint to start from, in any format that moco_jax.convert reads; "": random
+    c.init_part = "all"  # weights: without optimizer and step; backbone: nothing else
     c.backend = "auto"  # cpu, gpu, tpu: an error where it is missing; auto: what JAX finds
 
     c.data = d = ConfigDict()
-    d.source = "tfds:imagenet2012"  # embedded, folder:PATH, npz:PATH or tfds:NAME
+    d.source = "tfds:imagenet2012"  # embedded, folder:PATH, npz:PATH, hf:NAME_OR_PATH, tfds:NAME
     d.batch_size = 256  # images over ALL devices and hosts
     d.image_size = 224  # pixels, of the square views
     d.view1 = view()
@@ -80,9 +91,14 @@ def default() -> ConfigDict:
     d.std = ()
     d.eval_crop_share = 0.875  # central share of the short side that evaluation sees: 224/256
     d.eval_batch_size = 256  # images over all devices
-    d.threads = 0  # that decode and crop; 0: one per core
+    d.threads = 0  # that decode and crop, over all processes of the host; 0: one per core
+    d.processes = 0  # that these threads run in; 1: the trainer itself; 0: one for 8 threads
     d.prefetch = 2  # batches made ready ahead of the step
     d.max_bad_share = 0.01  # share of unreadable images above which the run stops
+    d.max_pixels = 100_000_000  # of an image; larger ones count as unreadable and are not decoded
+    d.array_gb = 4.0  # encoded images of one size up to 64 x 64 become an array up to this size
+    d.resident_gb = 4.0  # an array up to this size lies on each device; larger ones are sent
+    d.cache_dir = ""  # of folder indices; "": $XDG_CACHE_HOME/moco_jax or ~/.cache/moco_jax
 
     c.model = m = ConfigDict()
     m.name = "resnet50"  # resnet18..152, vit_tiny, vit_small, vit_base, vit_large, vit_huge

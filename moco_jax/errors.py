@@ -7,3 +7,7 @@ class CheckpointError(RuntimeError):
 
 class TrainingDivergedError(RuntimeError):
     """Loss or gradient was not finite in too many steps in a row."""
+
+
+class WorkerError(RuntimeError):
+    """A worker process that reads images ended, or failed in a way that it could not send."""

@@ -11,8 +11,8 @@ from clu import parameter_overview
 
 from moco_jax import mesh as meshes
 from moco_jax.config import ConfigDict
-from moco_jax.data import augment, pipeline
-from moco_jax.data.source import Splits, open_source
+from moco_jax.data import augment, pipeline, transfer
+from moco_jax.data.source import Source, Splits
 from moco_jax.evals.knn import KnnMonitor
 from moco_jax.methods import Method, make_method
 from moco_jax.methods.moco import warn_about_queue
@@ -50,10 +50,10 @@ def build(config: ConfigDict) -> Experiment:
     d = config.data
     meshes.check_batch("data.batch_size", d.batch_size, mesh)
     meshes.check_batch("data.eval_batch_size", d.eval_batch_size, mesh)
-    data = open_source(d.source)
-    pipeline.check(data.train, d.batch_size)
+    data = pipeline.open_data(d)
+    pipeline.check(data.train, d, d.batch_size)
     if data.test:
-        pipeline.check(data.test)
+        pipeline.check(data.test, d)
     warn_about_queue(config, len(data.train))
     mean, std = pipeline.channel_stats(data.train, d)
     steps_per_epoch = len(data.train) / d.batch_size
@@ -95,15 +95,31 @@ def abstract_state(x: Experiment) -> TrainState:
 
 def train_batches(x: Experiment, start: int) -> pipeline.Prefetcher:
     """Training batches on the mesh from position `start` on."""
-    put = partial(jax.device_put, device=meshes.batched(x.mesh))
-    return pipeline.train_batches(x.data.train, x.config.data, x.config.seed, start, put=put)
+    source, c = x.data.train, x.config
+    return pipeline.train_batches(source, c.data, c.seed, start, **_transfer(x, source))
+
+
+def eval_batches(x: Experiment, source: Source, limit: int = 0) -> pipeline.Prefetcher:
+    """Evaluation batches of a source, or of `limit` images of it, on the mesh."""
+    return pipeline.eval_batches(source, x.config.data, limit, **_transfer(x, source))
+
+
+def _transfer(x: Experiment, source: Source) -> dict[str, Any]:
+    """This process's share of a source's batches, and how it gets onto the mesh."""
+    sharding = meshes.batched(x.mesh)
+    resident = transfer.is_resident(source, x.config.data.resident_gb)
+    put = partial(transfer.put_resident, source) if resident else transfer.put
+    return {
+        "host": jax.process_index(),
+        "hosts": jax.process_count(),
+        "put": partial(put, sharding),
+        "pixels": not resident,
+    }
 
 
 def make_monitor(x: Experiment) -> KnnMonitor:
     """The kNN monitor of the experiment's data."""
-    put = partial(jax.device_put, device=meshes.batched(x.mesh))
-    batches = partial(pipeline.eval_batches, data=x.config.data, put=put)
-    return KnnMonitor(x.config.knn, x.data, batches)
+    return KnnMonitor(x.config.knn, x.data, partial(eval_batches, x))
 
 
 def make_encode(x: Experiment) -> Callable[[TrainState, dict[str, jax.Array]], jax.Array]:

@@ -13,7 +13,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from moco_jax.errors import CheckpointError, TrainingDivergedError
+from moco_jax.errors import CheckpointError, TrainingDivergedError, WorkerError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: configs/NAME.py, with :ARG where it takes one."
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         log.error("%s", error)
         log.debug("", exc_info=True)
         return 2
-    except TrainingDivergedError as error:
+    except (TrainingDivergedError, WorkerError) as error:
         log.error("%s", error)
         return 1
 

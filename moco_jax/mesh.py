@@ -42,8 +42,13 @@ def select_backend(backend: str) -> None:
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the one axis 'data' over all devices, or those given."""
-    return Mesh(np.array(jax.devices() if devices is None else devices), ("data",))
+    """A mesh with the one axis 'data' over all devices, or those given.
+
+    The devices of a process stand together: it reads consecutive rows of each batch.
+    """
+    if devices is None:
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -9,6 +9,9 @@ os.environ["XLA_FLAGS"] = (
     " --xla_backend_optimization_level=0"  # the tests mostly compile
 )
 
+# Lists of folders that tests make are no business of the user's cache.
+os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".cache")
+
 import jax
 
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"

@@ -15,14 +15,14 @@ from moco_jax.data.source import ArraySource, Splits, existing
 KEYS = ("images", "labels", "test_images", "test_labels", "class_names")
 
 
-def open_embedded(_: str) -> Splits:
+def open_embedded(*_: str) -> Splits:
     """The part of Fashion-MNIST that comes with the package: 10,000 and 2,000 images."""
     file = importlib.resources.files("moco_jax.data") / "embedded" / "fashion_mnist.npz"
     with importlib.resources.as_file(file) as path, np.load(path, allow_pickle=False) as arrays:
         return _splits("embedded", arrays)
 
 
-def open_npz(where: str) -> Splits:
+def open_npz(where: str, _: str = "") -> Splits:
     """Opens a .npz file.
 
     It holds `images`, uint8 (N, H, W) or (N, H, W, C), and where wanted `labels`, integers (N,),

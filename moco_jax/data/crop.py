@@ -3,9 +3,11 @@
 H height, W width of an image, V views, S output size (pixels)
 """
 
+import contextlib
 import io
 import math
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -18,6 +20,11 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # BadImage sa
 
 _TRIES = 10  # of torchvision's RandomResizedCrop
 _BORDER = cv2.BORDER_REPLICATE
+_JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of a frame header
+_GAP = 2  # times that a crop still shrinks after decoding at reduced scale
+# The bits of the scale alone: OpenCV's names join them with gray or BGR, none with RGB.
+_REDUCED = {1: 0, 2: 16, 4: 32, 8: 64}
+_NO_IMAGE = "no kind of image that OpenCV or Pillow knows"
 
 
 class BadImage(ValueError):
@@ -40,37 +47,94 @@ class Box(NamedTuple):
     width: int
 
 
-def decode(data: bytes) -> np.ndarray:
+class Header(NamedTuple):
+    """What the first bytes of an image say: its size in pixels, and whether it is a JPEG."""
+
+    height: int
+    width: int
+    jpeg: bool
+
+
+def read_header(data: bytes, max_pixels: int) -> Header:
+    """Reads the size of an image without decoding it.
+
+    Raises:
+      BadImage: for bytes that are empty or no image, and for no or more than `max_pixels` pixels.
+    """
+    if not data:
+        raise BadImage("zero bytes")
+    size = _jpeg_size(data) if data.startswith(b"\xff\xd8") else None
+    height, width = size or _png_size(data) or _size_by_pil(data)
+    if not 0 < height * width <= max_pixels:
+        raise BadImage(f"{width} x {height} pixels; expected 1 to data.max_pixels={max_pixels}")
+    return Header(height, width, jpeg=size is not None)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(H, W) in a JPEG's frame header, a tenth of what PIL takes for it; None where not found."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] in _JPEG_SIZES:
+            return struct.unpack_from(">HH", data, at + 5)
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return None
+
+
+def _png_size(data: bytes) -> tuple[int, int] | None:
+    """(H, W) in a PNG's first chunk; None for another format."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 24:
+        return None
+    return struct.unpack_from(">II", data, 16)[::-1]
+
+
+def _size_by_pil(data: bytes) -> tuple[int, int]:
+    with _pil_errors(), Image.open(io.BytesIO(data)) as image:
+        return image.size[::-1]
+
+
+@contextlib.contextmanager
+def _pil_errors() -> Iterator[None]:
+    """Turns what PIL raises for a bad image into BadImage."""
+    try:
+        yield
+    except UnidentifiedImageError as error:  # whose message names an object in memory
+        raise BadImage(_NO_IMAGE) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadImage(str(error)) from error
+
+
+def decode(data: bytes, reduction: int = 1) -> np.ndarray:
     """Decodes an image to colour, as `PIL.Image.open(...).convert('RGB')` does.
 
     Alpha is dropped, a palette is looked up, EXIF orientation is ignored: what networks trained
     through PIL have seen. 16-bit pixels keep their upper byte (PIL would saturate gray ones).
 
+    Args:
+      data: The encoded image.
+      reduction: 1; of a JPEG also 2, 4 or 8: decoded at so much smaller a scale, from fewer
+        coefficients of its cosine transform.
+
     Returns:
-      uint8 (H, W, 3).
+      uint8 (H, W, 3); with a reduction its sides are rounded up.
 
     Raises:
-      BadImage: for bytes that are empty, cut short or no image.
+      BadImage: for bytes that are cut short or no image.
     """
-    if not data:
-        raise BadImage("zero bytes")
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | _REDUCED[reduction]
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise BadImage(str(error.err)) from error
     return _decode_with_pil(data) if image is None else image
 
 
 def _decode_with_pil(data: bytes) -> np.ndarray:
     """For formats that OpenCV does not know, and for the reason why an image is bad."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode.startswith("I;16"):
-                gray = (np.asarray(image) >> 8).astype(np.uint8)
-                return np.repeat(gray[..., None], 3, axis=2)
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError as error:  # whose message names an object in memory
-        raise BadImage("no kind of image that OpenCV or Pillow knows") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadImage(str(error)) from error
+    with _pil_errors(), Image.open(io.BytesIO(data)) as image:
+        if image.mode.startswith("I;16"):
+            gray = (np.asarray(image) >> 8).astype(np.uint8)
+            return np.repeat(gray[..., None], 3, axis=2)
+        return np.asarray(image.convert("RGB"))
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -98,7 +162,7 @@ def sample_box(rng: np.random.Generator, height: int, width: int, region: Region
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
+def resize(image: np.ndarray, out: np.ndarray) -> None:
     """Resizes to a square, close to PIL's antialiased bilinear at a third of its cost or less.
 
     PIL weighs source pixels by a triangle as wide as the shrinking. Here that triangle filters
@@ -108,18 +172,16 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
     Args:
       image: uint8 (H, W, 3).
-      size: S.
-
-    Returns:
-      uint8 (S, S, 3).
+      out: Where the result goes, uint8 (S, S, 3).
     """
     height, width = image.shape[:2]
+    size = len(out)
     shrink = math.sqrt(height * width) / size
     if shrink > 1.1:
         across, down = _triangle(width / size), _triangle(height / size)
         image = cv2.sepFilter2D(image, -1, across, down, borderType=_BORDER)
     sampling = cv2.INTER_CUBIC if 1.1 < shrink < 1.8 else cv2.INTER_LINEAR
-    return cv2.resize(image, (size, size), interpolation=sampling)
+    cv2.resize(image, (size, size), dst=out, interpolation=sampling)
 
 
 def _triangle(shrink: float) -> np.ndarray:
@@ -130,18 +192,46 @@ def _triangle(shrink: float) -> np.ndarray:
 
 
 def random_views(
-    image: np.ndarray, rng: np.random.Generator, regions: Sequence[Region], size: int
-) -> np.ndarray:
-    """One random resized crop for each region: uint8 (H, W, 3) -> uint8 (V, S, S, 3)."""
-    views = np.empty((len(regions), size, size, 3), np.uint8)
-    for view, region in zip(views, regions):
-        box = sample_box(rng, *image.shape[:2], region)
-        view[:] = resize(_cut(image, box), size)
-    return views
+    data: bytes,
+    header: Header,
+    rng: np.random.Generator,
+    regions: Sequence[Region],
+    out: np.ndarray,
+) -> None:
+    """One random resized crop for each region, all from one decoding.
+
+    Where every crop is far larger than wanted, a JPEG is decoded at reduced scale; the crops'
+    edges are then rounded to its pixels.
+
+    Args:
+      data: The encoded image.
+      header: Its size, from `read_header`.
+      rng: Random numbers.
+      regions: V of them.
+      out: Where the views go, uint8 (V, S, S, 3).
+
+    Raises:
+      BadImage: for bytes that are cut short or no image.
+    """
+    boxes = [sample_box(rng, header.height, header.width, region) for region in regions]
+    by = _reduction(boxes, out.shape[1]) if header.jpeg else 1
+    image = decode(data, by)
+    if image.shape[:2] != (-(-header.height // by), -(-header.width // by)):
+        raise BadImage(f"decodes to {image.shape[1]} x {image.shape[0]} pixels, unlike its header")
+    for box, view in zip(boxes, out):
+        resize(_cut(image, box, by), view)
 
 
-def _cut(image: np.ndarray, box: Box) -> np.ndarray:
-    return image[box.top : box.top + box.height, box.left : box.left + box.width]
+def _reduction(boxes: Sequence[Box], size: int) -> int:
+    side = min(min(box.height, box.width) for box in boxes)
+    return next((by for by in (8, 4, 2) if side >= _GAP * by * size), 1)
+
+
+def _cut(image: np.ndarray, box: Box, by: int) -> np.ndarray:
+    """The part of an image, decoded at 1/by, that the box stands for in the whole."""
+    top, bottom = round(box.top / by), round((box.top + box.height) / by)
+    left, right = round(box.left / by), round((box.left + box.width) / by)
+    return image[top:bottom, left:right]
 
 
 def center_crop(image: np.ndarray, size: int, share: float) -> np.ndarray:

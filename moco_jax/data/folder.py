@@ -1,30 +1,28 @@
 """Sources that are folders of image files."""
 
+import concurrent.futures
 import difflib
 import functools
 import itertools
+import logging
 import os
-import pathlib
-from typing import NamedTuple, NoReturn
+import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from moco_jax.data import index
+from moco_jax.data.index import Index
 from moco_jax.data.source import EncodedSource, Splits, existing
+
+log = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 TEST_FOLDERS = ("val", "valid", "validation", "test")  # the first that exists
+_LISTERS = 16  # folders listed at a time: on a network, listing is waiting
 
 
-class _Files(NamedTuple):
-    """Image files of one split, in order, with their classes; () where they have none."""
-
-    root: pathlib.Path
-    paths: list[str]  # below the root
-    labels: np.ndarray | None
-    class_names: tuple[str, ...]
-
-
-def open_folder(where: str) -> Splits:
+def open_folder(where: str, cache_dir: str = "") -> Splits:
     """Opens a folder of JPEG, PNG, WebP and BMP files.
 
     With a sub-folder `train`, that is the training set and `val` (or `valid`, `validation`,
@@ -32,6 +30,10 @@ def open_folder(where: str) -> Splits:
     sub-folder that holds images, at any depth, is a class; images without sub-folders have no
     labels; images beside class folders are an error. Classes and files are sorted by name;
     hidden ones, and files with other extensions, are passed over.
+
+    Args:
+      where: The folder.
+      cache_dir: Where the list of files is kept for the next time; see `index.cache_file`.
 
     Raises:
       FileNotFoundError: the folder does not exist.
@@ -44,18 +46,37 @@ def open_folder(where: str) -> Splits:
     if "train" not in splits:
         if splits and set(_subfolders(root)) == set(splits):
             raise ValueError(f"folder:{root} holds {splits[0]!r} but no 'train' beside it")
-        return Splits(_source(_index(root)), None)
-    train = _index(root / "train")
+        return Splits(_source(_index(str(root), cache_dir)), None)
+    train = _index(str(root / "train"), cache_dir)
     if len(splits) == 1:
         return Splits(_source(train), None)
-    return Splits(_source(train), _source(_with_classes_of(train, _index(root / splits[1]))))
+    test = _index(str(root / splits[1]), cache_dir)
+    return Splits(_source(train), _source(test, train))
 
 
-def _index(root: pathlib.Path) -> _Files:
-    """Lists the images of one split."""
-    direct = sorted(name for name in os.listdir(root) if _is_image(name))
-    by_class = {name: _images(root, name) for name in _subfolders(root)}
-    by_class = {name: paths for name, paths in by_class.items() if paths}
+def _index(root: str, cache_dir: str) -> Index:
+    """The images of one split, from the list that is kept or by listing them."""
+    file = index.cache_file(cache_dir, root)
+    known = index.load(file)
+    if known:
+        return known
+    log.info("Listing the images of %s ...", root)
+    begin = time.time_ns()
+    images, folders = _list(root)
+    return index.save(images, folders, begin, file)
+
+
+def _list(root: str) -> tuple[Index, dict[str, int]]:
+    """Lists the images of one split; the second are the folders, each with its time in ns."""
+    folders = {"": os.stat(root).st_mtime_ns}
+    direct = sorted(e.name for e in os.scandir(root) if _is_image(e) and not e.is_dir())
+    by_class = {}
+    with concurrent.futures.ThreadPoolExecutor(_LISTERS) as pool:
+        names = _subfolders(root)
+        for name, (paths, times) in zip(names, pool.map(functools.partial(_walk, root), names)):
+            folders |= times
+            if paths:
+                by_class[name] = paths
     if direct and by_class:
         raise ValueError(
             f"folder:{root} holds images ({direct[0]!r} and {len(direct) - 1} more) beside class "
@@ -67,16 +88,32 @@ def _index(root: pathlib.Path) -> _Files:
             f"in class folders; it holds {', '.join(sorted(os.listdir(root))[:5]) or 'nothing'}"
         )
     if direct:
-        return _Files(root, direct, None, ())
+        return Index.of(root, direct, None, ()), folders
     labels = np.repeat(np.arange(len(by_class)), [len(paths) for paths in by_class.values()])
     paths = list(itertools.chain.from_iterable(by_class.values()))
-    return _Files(root, paths, labels.astype(np.int32), tuple(by_class))
+    return Index.of(root, paths, labels.astype(np.int32), tuple(by_class)), folders
 
 
-def _with_classes_of(train: _Files, test: _Files) -> _Files:
-    """`test` with the numbers that its class names have in `train`."""
+def _walk(root: str, folder: str) -> tuple[list[str], dict[str, int]]:
+    """Sorted paths of the images in a folder of `root`, at any depth; its folders' times."""
+    found, times, left = [], {}, [folder]
+    while left:
+        below = left.pop()
+        where = os.path.join(root, below)
+        times[below] = os.stat(where).st_mtime_ns  # before the listing: what comes later shows
+        with os.scandir(where) as entries:
+            for entry in entries:
+                if entry.is_dir() and not entry.name.startswith("."):
+                    left.append(os.path.join(below, entry.name))
+                elif _is_image(entry):
+                    found.append(os.path.join(below, entry.name))
+    return sorted(found), times
+
+
+def _numbers(test: Index, train: Index) -> np.ndarray | None:
+    """For each class of `test` its number in `train`; None where one of them has no classes."""
     if train.labels is None or test.labels is None:
-        return test._replace(labels=None, class_names=())
+        return None
     odd = sorted(set(test.class_names) - set(train.class_names))
     if odd:
         near = difflib.get_close_matches(odd[0], train.class_names, 1, 0.0)[0]
@@ -84,51 +121,35 @@ def _with_classes_of(train: _Files, test: _Files) -> _Files:
             f"folder:{test.root}: class {odd[0]!r} is not among the {len(train.class_names)} "
             f"classes of {train.root}; the nearest there is {near!r}"
         )
-    numbers = np.array([train.class_names.index(name) for name in test.class_names], np.int32)
-    return test._replace(labels=numbers[test.labels], class_names=train.class_names)
+    numbers = {name: number for number, name in enumerate(train.class_names)}
+    return np.array([numbers[name] for name in test.class_names], np.int32)
 
 
-def _source(files: _Files) -> EncodedSource:
+def _source(images: Index, train: Index | None = None) -> EncodedSource:
+    """A source; of test images with the numbers that their classes have in `train`."""
+    train = train or images
+    numbers = _numbers(images, train)
     return EncodedSource(
-        name=f"folder:{files.root}",
-        size=len(files.paths),
-        read=functools.partial(_read, files),
-        item_name=functools.partial(_item_name, files),
-        labelled=files.labels is not None,
-        class_names=files.class_names,
+        name=f"folder:{images.root}",
+        size=len(images),
+        read=functools.partial(_read, images, numbers),
+        item_name=images.path,
+        labelled=numbers is not None,
+        class_names=train.class_names if numbers is not None else (),
     )
 
 
-def _read(files: _Files, index: int) -> tuple[bytes, int]:
-    with open(files.root / files.paths[index], "rb") as file:
-        return file.read(), -1 if files.labels is None else int(files.labels[index])
+def _read(images: Index, numbers: np.ndarray | None, i: int) -> tuple[bytes, int]:
+    with open(images.path(i), "rb", buffering=0) as file:
+        return file.readall(), -1 if numbers is None else int(numbers[images.labels[i]])
 
 
-def _item_name(files: _Files, index: int) -> str:
-    return str(files.root / files.paths[index])
+def _is_image(entry: os.DirEntry) -> bool:
+    return entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
-def _subfolders(root: pathlib.Path) -> list[str]:
+def _subfolders(root: str) -> Sequence[str]:
     """Names of the folders in `root`, sorted."""
     return sorted(
         entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."
     )
-
-
-def _images(root: pathlib.Path, folder: str) -> list[str]:
-    """Paths below `root` of the images in one of its folders, at any depth, sorted."""
-    found = []
-    for where, folders, files in os.walk(root / folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = os.path.relpath(where, root)
-        found += [os.path.join(below, name) for name in files if _is_image(name)]
-    return sorted(found)
-
-
-def _raise(error: OSError) -> NoReturn:
-    # os.walk would pass over a folder that it may not read.
-    raise error

@@ -1,27 +1,30 @@
-"""Reads, decodes and crops the images of a batch in a pool of threads.
+"""Reads, decodes and crops the images of a batch, several at a time, and tells the bad ones.
 
 b this host's share of a batch, S output size, H height, W width
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import crop
+from moco_jax.data import crop, workers
 from moco_jax.data.source import EncodedSource
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 8  # images that a thread takes at a time
+_AHEAD = 2  # batches in work at a time, so that no decoder waits for the slowest of a batch
+_CHUNK = 32  # rows that a decoder takes at a time, at most
+_SHARE = 4  # chunks of a batch that each decoder gets, at least, where there are enough rows
 _IN_A_ROW = 64  # unreadable images, after which no substitute is looked for
 _SAMPLE = 1000  # images to see before their unreadable share counts
+_FEW = 8  # images of which all may be unreadable without ending the stream
 _NAMED = 20  # unreadable images that the log names
 
 
@@ -45,61 +48,89 @@ Load = Callable[[int, int, np.ndarray], Loaded]
 Batch = dict[str, Any]
 
 
-def batch(image: np.ndarray, index: np.ndarray, epoch: np.ndarray, label: np.ndarray) -> Batch:
-    """The dict that the step takes: `image` as it is, the others (b,) as int32."""
-    numbers = {"index": index, "epoch": epoch, "label": label}
-    return {"image": image} | {key: value.astype(np.int32) for key, value in numbers.items()}
+def numbers(index: np.ndarray, epoch: np.ndarray, label: np.ndarray) -> Batch:
+    """What a batch holds beside its image, (b,), as int32."""
+    columns = {"index": index, "epoch": epoch, "label": label}
+    return {key: column.astype(np.int32) for key, column in columns.items()}
 
 
 def load_batches(
-    source: EncodedSource, plan: Iterator[Rows], load: Load, shape: Sequence[int], data: ConfigDict
+    source: EncodedSource,
+    plan: Iterator[Rows],
+    load: Load,
+    shape: Sequence[int],
+    data: ConfigDict,
 ) -> Iterator[Batch]:
-    """Loads each batch of `plan`, while the pool already has the next one in hand.
+    """Loads each batch of `plan`, while the next ones are already in work.
 
     Args:
       source: What is loaded.
       plan: The batches' rows.
       load: Loads one row.
-      shape: Of one row's pixels.
+      shape: Of a batch's pixels, (b, ...).
       data: `config.data`.
 
     Yields:
-      Batches whose image is uint8 (b, *shape).
+      Batches whose image is uint8 of that shape, in a buffer that the next batches overwrite: it
+      is good until the generator goes on.
 
     Raises:
       BadImage: more than `data.max_bad_share` of the images cannot be read, or all of a batch.
+      WorkerError: a worker process ended.
     """
-    threads = data.threads or _cores()
+    threads, processes = workers.layout(data.threads, data.processes)
+    chunk = max(1, min(_CHUNK, shape[0] // (_SHARE * threads)))
     tally = _Tally(source, data.max_bad_share)
-    pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode")
     pending = collections.deque()
-    try:
-        for rows in plan:
-            pixels = np.zeros((len(rows.index), *shape), np.uint8)
-            pending.append((rows, pixels, _start(pool, threads, load, rows, pixels)))
-            if len(pending) > 1:
+    with contextlib.ExitStack() as stack:
+        crew = stack.enter_context(workers.start(load, (_AHEAD + 1, *shape), threads, processes))
+        pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for number, rows in enumerate(plan):
+            slot = number % len(crew.buffers)
+            parts = [slice(start, start + chunk) for start in range(0, shape[0], chunk)]
+            jobs = [pool.submit(crew.load, slot, p, rows.index[p], rows.epoch[p]) for p in parts]
+            pending.append((rows, crew.buffers[slot], jobs))
+            if len(pending) > _AHEAD:
                 yield _finish(tally, *pending.popleft())
         while pending:
             yield _finish(tally, *pending.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
-def views_loader(source: EncodedSource, seed: int, regions: Sequence[crop.Region]) -> Load:
+def views_loader(
+    source: EncodedSource, seed: int, regions: Sequence[crop.Region], max_pixels: int
+) -> Load:
     """Loads random views, uint8 (views, S, S, 3), of an image or of the next that can be read."""
-    return functools.partial(_load_views, source, seed, regions)
+    return functools.partial(_load_views, source, seed, regions, max_pixels)
 
 
-def center_loader(source: EncodedSource, share: float) -> Load:
+def center_loader(source: EncodedSource, share: float, max_pixels: int) -> Load:
     """Loads evaluation's view, uint8 (S, S, 3); an image that cannot be read becomes padding."""
-    return functools.partial(_load_center, source, share)
+    return functools.partial(_load_center, source, share, max_pixels)
 
 
-def read(source: EncodedSource, index: int) -> tuple[np.ndarray, int]:
-    """Image, uint8 (H, W, 3), and label of `source[index]`; a BadImage error names the image."""
-    try:
+def whole_loader(source: EncodedSource, max_pixels: int) -> Load:
+    """Loads whole images, uint8 (H, W, 3); one of another size counts as unreadable."""
+    return functools.partial(_load_whole, source, max_pixels)
+
+
+def read(source: EncodedSource, index: int, max_pixels: int) -> tuple[np.ndarray, int]:
+    """Image, uint8 (H, W, 3), and label of `source[index]`.
+
+    Raises:
+      BadImage: it cannot be read; the message names it.
+    """
+    with _naming(source, index):
         encoded, label = source.read(index)
+        crop.read_header(encoded, max_pixels)
         return crop.decode(encoded), label
+
+
+@contextlib.contextmanager
+def _naming(source: EncodedSource, index: int) -> Iterator[None]:
+    """Makes an error that reading an image may bring a BadImage with the image's name."""
+    try:
+        yield
     except (crop.BadImage, OSError) as error:
         raise crop.BadImage(f"{source.item_name(index)}: {error}") from error
 
@@ -108,6 +139,7 @@ def _load_views(
     source: EncodedSource,
     seed: int,
     regions: Sequence[crop.Region],
+    max_pixels: int,
     index: int,
     epoch: int,
     out: np.ndarray,
@@ -115,55 +147,55 @@ def _load_views(
     unreadable = []
     for used in (i % len(source) for i in range(index, index + _IN_A_ROW)):
         try:
-            image, label = read(source, used)
+            with _naming(source, used):
+                encoded, label = source.read(used)
+                header = crop.read_header(encoded, max_pixels)
+                rng = crop.generator(seed, epoch, used)
+                crop.random_views(encoded, header, rng, regions, out)
         except crop.BadImage as error:
             unreadable.append(str(error))
-            continue
-        rng = crop.generator(seed, epoch, used)
-        out[:] = crop.random_views(image, rng, regions, out.shape[1])
-        return Loaded(used, label, tuple(unreadable))
+        else:
+            return Loaded(used, label, tuple(unreadable))
     raise crop.BadImage(f"{_IN_A_ROW} images in a row cannot be read, the first: {unreadable[0]}")
 
 
 def _load_center(
-    source: EncodedSource, share: float, index: int, _: int, out: np.ndarray
+    source: EncodedSource, share: float, max_pixels: int, index: int, _: int, out: np.ndarray
 ) -> Loaded:
+    out[:] = 0
     if index < 0:
         return Loaded(-1, -1)
     try:
-        image, label = read(source, index)
+        image, label = read(source, index, max_pixels)
     except crop.BadImage as error:
         return Loaded(-1, -1, (str(error),))
     out[:] = crop.center_crop(image, len(out), share)
     return Loaded(index, label)
 
 
-def _start(
-    pool: concurrent.futures.Executor, threads: int, load: Load, rows: Rows, pixels: np.ndarray
-) -> list[concurrent.futures.Future]:
-    """Hands the rows of a batch to the pool, some at a time."""
-    chunk = max(1, min(_CHUNK, len(pixels) // threads))
-    parts = (slice(start, start + chunk) for start in range(0, len(pixels), chunk))
-    return [
-        pool.submit(_load_part, load, rows.index[part], rows.epoch[part], pixels[part])
-        for part in parts
-    ]
-
-
-def _load_part(
-    load: Load, index: np.ndarray, epoch: np.ndarray, pixels: np.ndarray
-) -> list[Loaded]:
-    return list(map(load, index.tolist(), epoch.tolist(), pixels))
+def _load_whole(
+    source: EncodedSource, max_pixels: int, index: int, _: int, out: np.ndarray
+) -> Loaded:
+    if index < 0:
+        return Loaded(-1, -1)
+    try:
+        image, label = read(source, index, max_pixels)
+    except crop.BadImage as error:
+        return Loaded(-1, -1, (str(error),))
+    if image.shape != out.shape:
+        return Loaded(-1, -1, (f"{source.item_name(index)} has another size",))
+    out[:] = image
+    return Loaded(index, label)
 
 
 def _finish(
-    tally: "_Tally", rows: Rows, pixels: np.ndarray, parts: list[concurrent.futures.Future]
+    tally: "_Tally", rows: Rows, pixels: np.ndarray, jobs: list[concurrent.futures.Future]
 ) -> Batch:
     """Waits for a batch."""
-    loaded = [row for part in parts for row in part.result()]
+    loaded = [row for job in jobs for row in job.result()]
     tally.count(loaded)
     index, label = (np.array(column) for column in list(zip(*loaded))[:2])
-    return batch(pixels, index, rows.epoch, label)
+    return {"image": pixels} | numbers(index, rows.epoch, label)
 
 
 class _Tally:
@@ -181,7 +213,7 @@ class _Tally:
         self._unreadable += len(errors)
         self._name(errors)
         wanted = [row for row in loaded if row.index >= 0 or row.unreadable]
-        none_good = len(wanted) >= _CHUNK and all(row.unreadable for row in wanted)
+        none_good = len(wanted) >= _FEW and all(row.unreadable for row in wanted)
         enough = self._seen >= min(_SAMPLE, len(self._source))
         if none_good or (enough and self._unreadable > self._max_share * self._seen):
             raise crop.BadImage(
@@ -195,8 +227,3 @@ class _Tally:
                 self._named.add(error)
                 last = " (no others will be named)" if len(self._named) == _NAMED else ""
                 log.warning("skipped an image that cannot be read: %s%s", error, last)
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -7,6 +7,7 @@ A training batch is a dict: `image` uint8, (b, 2, S, S, 3) when both views are c
 an encoded image, (b, H, W, C) when they are cropped on the device; `index`, `epoch` and `label`
 int32 (b,). An evaluation batch: `image` uint8 (b, S, S, 3) or (b, H, W, C); `index` and `label`
 int32 (b,); `mask` bool (b,), False on padding, where index is -1. Label is -1 where there is none.
+Without `pixels`, batches of an array have no `image`: the array lies on the devices already.
 """
 
 import contextlib
@@ -16,14 +17,25 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import crop, loader
+from moco_jax.data import crop, loader, small
 from moco_jax.data.loader import Batch, Rows
 from moco_jax.data.prefetch import Prefetcher
-from moco_jax.data.source import ArraySource, Source
+from moco_jax.data.source import ArraySource, Source, Splits, open_source
 
 _PROBES = 16  # images that `check` reads
 _STATS_IMAGES = 2000  # images that `channel_stats` measures
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std
+Put = Callable[[Batch], Batch]
+
+
+def open_data(data: ConfigDict) -> Splits:
+    """Opens `data.source`; small encoded images of one size become arrays."""
+    return small.as_arrays(open_source(data.source, data.cache_dir), data)
+
+
+def copied(batch: Batch) -> Batch:
+    """The batch, its image in memory of its own."""
+    return {key: value.copy() if key == "image" else value for key, value in batch.items()}
 
 
 def train_batches(
@@ -34,7 +46,8 @@ def train_batches(
     *,
     host: int = 0,
     hosts: int = 1,
-    put: Callable[[Batch], Batch] | None = None,
+    put: Put = copied,
+    pixels: bool = True,
 ) -> Prefetcher:
     """The endless stream of training batches from `start_step` on.
 
@@ -49,7 +62,9 @@ def train_batches(
       start_step: First step to give; its cost does not depend on it.
       host: This host; it makes rows [host * b, (host + 1) * b) of each batch.
       hosts: Number of hosts; divides B.
-      put: Transfers a batch to the devices, in the prefetching thread.
+      put: Transfers a batch to the devices, in the prefetching thread. When it returns, the
+        batch's image has been read: its memory is used again.
+      pixels: Whether the batches of an array source have an `image`.
 
     Raises:
       ValueError: B is not divisible by the hosts.
@@ -58,10 +73,10 @@ def train_batches(
     mine = _share(data.batch_size, host, hosts)
     rows = _train_rows(len(source), seed, start_step, data.batch_size, mine)
     if isinstance(source, ArraySource):
-        return Prefetcher(_from_array(source, rows), data.prefetch, put)
+        return Prefetcher(_from_array(source, rows, pixels), data.prefetch, put)
     regions = [crop.Region(view.crop_area, view.crop_ratio) for view in (data.view1, data.view2)]
-    load = loader.views_loader(source, seed, regions)
-    shape = (len(regions), data.image_size, data.image_size, 3)
+    load = loader.views_loader(source, seed, regions, data.max_pixels)
+    shape = (mine.stop - mine.start, len(regions), data.image_size, data.image_size, 3)
     batches = loader.load_batches(source, rows, load, shape, data)
     return Prefetcher(batches, data.prefetch, put)
 
@@ -73,7 +88,8 @@ def eval_batches(
     *,
     host: int = 0,
     hosts: int = 1,
-    put: Callable[[Batch], Batch] | None = None,
+    put: Put = copied,
+    pixels: bool = True,
 ) -> Prefetcher:
     """All images in order, or `limit` evenly spaced ones, once; the last batch is padded.
 
@@ -84,9 +100,9 @@ def eval_batches(
     mine = _share(data.eval_batch_size, host, hosts)
     rows = _eval_rows(evenly(len(source), limit), data.eval_batch_size, mine)
     if isinstance(source, ArraySource):
-        return Prefetcher(_masked(_from_array(source, rows)), data.prefetch, put)
-    load = loader.center_loader(source, data.eval_crop_share)
-    shape = (data.image_size, data.image_size, 3)
+        return Prefetcher(_masked(_from_array(source, rows, pixels)), data.prefetch, put)
+    load = loader.center_loader(source, data.eval_crop_share, data.max_pixels)
+    shape = (mine.stop - mine.start, data.image_size, data.image_size, 3)
     batches = loader.load_batches(source, rows, load, shape, data)
     return Prefetcher(_masked(batches), data.prefetch, put)
 
@@ -96,7 +112,7 @@ def sample_order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)
 
 
-def check(source: Source, batch_size: int = 1) -> None:
+def check(source: Source, data: ConfigDict, batch_size: int = 1) -> None:
     """Refuses a source that cannot give one batch, before anything is compiled.
 
     Raises:
@@ -113,7 +129,7 @@ def check(source: Source, batch_size: int = 1) -> None:
     errors = []
     for index in evenly(len(source), _PROBES).tolist():
         try:
-            loader.read(source, index)
+            loader.read(source, index, data.max_pixels)
             return
         except crop.BadImage as error:
             errors.append(error)
@@ -172,11 +188,12 @@ def _eval_rows(index: np.ndarray, batch_size: int, mine: slice) -> Iterator[Rows
         yield Rows(rows[mine], np.zeros_like(rows[mine]))
 
 
-def _from_array(source: ArraySource, plan: Iterator[Rows]) -> Iterator[Batch]:
+def _from_array(source: ArraySource, plan: Iterator[Rows], pixels: bool) -> Iterator[Batch]:
     labels = np.full(len(source), -1) if source.labels is None else source.labels
     for index, epoch in plan:
         label = np.where(index >= 0, labels[index], -1)
-        yield loader.batch(source.images[index], index, epoch, label)
+        image = {"image": source.images[index]} if pixels else {}
+        yield image | loader.numbers(index, epoch, label)
 
 
 def _given(

@@ -16,12 +16,14 @@ import numpy as np
 
 from moco_jax import config
 
-# Named, not imported: what a source needs (TFDS, say) is loaded only when it is asked for.
+# Named, not imported: what a source needs (TFDS, say) is loaded only when it is asked for. An
+# opener takes what stands after the colon and the folder where lists of files are kept.
 OPENERS = {
     "embedded": "moco_jax.data.arrays:open_embedded",
-    "folder": "moco_jax.data.folder:open_folder",
-    "npz": "moco_jax.data.arrays:open_npz",
-    "tfds": "moco_jax.data.tfds:open_tfds",
+    "folder:PATH": "moco_jax.data.folder:open_folder",
+    "hf:NAME_OR_PATH": "moco_jax.data.hf:open_hf",
+    "npz:PATH": "moco_jax.data.arrays:open_npz",
+    "tfds:NAME": "moco_jax.data.tfds:open_tfds",
 }
 
 
@@ -98,23 +100,24 @@ class Splits(NamedTuple):
     test: Source | None
 
 
-def open_source(spec: str) -> Splits:
+def open_source(spec: str, cache_dir: str = "") -> Splits:
     """Opens the source that `spec` names.
 
     Args:
-      spec: `embedded`, `folder:PATH`, `npz:PATH` or `tfds:NAME` (with TFDS's own way to add a
-        config and a version: `NAME/CONFIG:VERSION`).
+      spec: `embedded`, `folder:PATH`, `hf:NAME` or `hf:PATH`, `npz:PATH` or `tfds:NAME` (with
+        TFDS's own way to add a config and a version: `NAME/CONFIG:VERSION`).
+      cache_dir: Where lists of files are kept; "": where the user's caches are.
 
     Raises:
       ValueError: for an unknown kind, or data that is empty or not as it should be.
       FileNotFoundError: for a path that does not exist.
     """
     kind, _, where = spec.partition(":")
-    opener = OPENERS[config.choose("data.source", kind, OPENERS)]
-    if bool(where) == (kind == "embedded"):
-        expected = kind if kind == "embedded" else f"{kind}:{'NAME' if kind == 'tfds' else 'PATH'}"
-        raise ValueError(f"data.source={spec!r}: expected {expected!r}")
-    return pkgutil.resolve_name(opener)(where)
+    forms = {form.partition(":")[0]: form for form in OPENERS}
+    form = forms[config.choose("data.source", kind, forms)]
+    if bool(where) != (":" in form):
+        raise ValueError(f"data.source={spec!r}: expected {form!r}")
+    return pkgutil.resolve_name(OPENERS[form])(where, cache_dir)
 
 
 def existing(path: str) -> pathlib.Path:

@@ -13,7 +13,7 @@ from moco_jax.data.source import EncodedSource, Splits
 TEST_SPLITS = ("validation", "test")  # the first that exists
 
 
-def open_tfds(name: str) -> Splits:
+def open_tfds(name: str, _: str = "") -> Splits:
     """Opens a TFDS data set, prepared (downloaded, where its licence allows) if need be.
 
     It lies where TFDS keeps its data: the environment variable TFDS_DATA_DIR, or

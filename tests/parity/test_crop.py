@@ -84,6 +84,12 @@ def torchvision_crop(image, box, size):
     return out.permute(1, 2, 0).numpy()
 
 
+def resized(image, size):
+    out = np.empty((size, size, 3), np.uint8)
+    crop.resize(image, out)
+    return out.astype(int)
+
+
 @pytest.mark.parametrize(
     ("area", "mean_limit"),
     [
@@ -99,7 +105,7 @@ def test_crops_are_close_to_torchvisions_antialiased_ones(area, mean_limit):
         box = crop.sample_box(crop.generator(0, 0, seed), 375, 500, crop.Region(area, RATIO))
         expected = torchvision_crop(image, box, 224).astype(int)
         cut = image[box.top : box.top + box.height, box.left : box.left + box.width]
-        errors.append(np.abs(crop.resize(cut, 224) - expected))
+        errors.append(np.abs(resized(cut, 224) - expected))
         ys = (np.arange(224) * box.height) // 224
         xs = (np.arange(224) * box.width) // 224
         naive.append(np.abs(cut[ys][:, xs] - expected).mean())
@@ -118,7 +124,7 @@ def test_strong_shrinking_is_close_to_torchvisions(shrink):
     for seed in range(4):
         image = natural(side, side, seed)
         expected = torchvision_crop(image, (0, 0, side, side), size).astype(int)
-        errors.append(np.abs(crop.resize(image, size) - expected).mean())
+        errors.append(np.abs(resized(image, size) - expected).mean())
     assert np.mean(errors) < 1.2
 
 

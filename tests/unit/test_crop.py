@@ -1,6 +1,8 @@
 """Decoding: every kind of file read as PIL reads it. Crops: sizes, bounds, repeatability."""
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -124,7 +126,111 @@ def test_a_truncated_file_is_bad(kind, options, share):
 )
 def test_bytes_that_are_no_image_are_bad(data, reason):
     with pytest.raises(crop.BadImage, match=reason):
-        crop.decode(data)
+        crop.read_header(data, 10**6)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_the_header_says_the_size(kind):
+    header = crop.read_header(FILES[kind], 10**6)
+    assert header == (60, 84, "jpeg" in kind)
+
+
+def test_jpeg_headers_are_found_behind_any_other_segment():
+    exif = rotated()
+    exif[0x9286] = "x" * 30_000
+    data = encode(RGB, "JPEG", exif=exif, icc_profile=bytes(90_000), comment=b"\xff\xc0" * 999)
+    assert crop._jpeg_size(data) == (60, 84)
+    assert crop._jpeg_size(data[:300]) is None
+    filled = data[:2] + b"\xff\xff\xff" + data[2:]  # fill bytes, which are rare: PIL's turn
+    assert crop.read_header(filled, 10**6)[:2] == (60, 84)
+
+
+def bomb(kind, height, width):
+    """A small file that declares a huge image."""
+    data = bytearray(encode(RGB, kind))
+    if kind == "PNG":
+        data[16:24] = struct.pack(">II", width, height)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    else:
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("shape", [(60_000, 60_000), (1, 65_000), (65_000, 10)])
+def test_more_pixels_than_allowed_are_refused_from_the_header(kind, shape, monkeypatch):
+    monkeypatch.setattr(crop, "decode", None)
+    with pytest.raises(crop.BadImage, match=rf"{shape[1]} x {shape[0]} pixels; expected 1 to"):
+        crop.read_header(bomb(kind, *shape), 60_000)
+
+
+def test_what_opencv_refuses_is_bad_too():
+    with pytest.raises(crop.BadImage):
+        crop.decode(bomb("PNG", 100_000, 100_000))
+
+
+def test_an_image_unlike_its_header_is_bad():
+    data = FILES["jpeg"]
+    header = crop.read_header(data, 10**6)._replace(height=61)
+    out = np.empty((1, 32, 32, 3), np.uint8)
+    with pytest.raises(crop.BadImage, match="84 x 60 pixels, unlike its header"):
+        crop.random_views(data, header, crop.generator(0, 0, 0), [REGION], out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "size", "expected"),
+    [
+        ("JPEG", {}, 24, 4),  # both crops are 224 pixels high: 9.3 times as many
+        ("JPEG", {"progressive": True}, 24, 4),
+        ("JPEG", {"subsampling": 0}, 12, 8),
+        ("JPEG", {}, 56, 2),
+        ("JPEG", {}, 57, 1),
+        ("PNG", {}, 24, 1),
+    ],
+)
+def test_a_jpeg_far_larger_than_its_crops_is_decoded_smaller(
+    kind, options, size, expected, monkeypatch
+):
+    """The crop's edges are rounded to the reduced pixels; from there on the mean difference stays
+    below 4 of 255, on an image with more contrast in detail than photographs have."""
+    calls, decode = [], crop.decode
+    monkeypatch.setattr(crop, "decode", lambda data, by=1: calls.append(by) or decode(data, by))
+    data = encode(Image.fromarray(smooth(227, 229)), kind, quality=95, **options)
+    region = crop.Region((0.97, 0.985), (1.0, 1.0))
+    views = random_views(data, crop.generator(0, 0, 0), [region] * 2, size)
+    assert calls == [expected]
+    rng = crop.generator(0, 0, 0)
+    for view in views:
+        top, left, height, width = crop.sample_box(rng, 227, 229, region)
+        edges = (top, top + height, left, left + width)
+        top, bottom, left, right = (expected * round(edge / expected) for edge in edges)
+        assert_near(view, resized(decode(data)[top:bottom, left:right], size), 4)
+
+
+def assert_near(a, b, mean):
+    assert np.abs(a.astype(int) - b).mean() < mean
+
+
+def test_one_small_crop_keeps_the_whole_scale(monkeypatch):
+    calls, decode = [], crop.decode
+    monkeypatch.setattr(crop, "decode", lambda data, by=1: calls.append(by) or decode(data, by))
+    data = encode(Image.fromarray(smooth(227, 229)), "JPEG")
+    regions = [crop.Region((0.97, 0.985), (1.0, 1.0)), crop.Region((0.02, 0.03), (1.0, 1.0))]
+    random_views(data, crop.generator(0, 0, 0), regions, 24)
+    assert calls == [1]
+
+
+def resized(image, size):
+    out = np.empty((size, size, 3), np.uint8)
+    crop.resize(image, out)
+    return out
+
+
+def random_views(data, rng, regions, size):
+    views = np.empty((len(regions), size, size, 3), np.uint8)
+    crop.random_views(data, crop.read_header(data, 10**8), rng, regions, views)
+    return views
 
 
 def test_random_numbers_depend_on_seed_epoch_and_index_alone():
@@ -162,10 +268,8 @@ def test_the_fallback_is_the_central_crop_with_the_ratio_clamped(shape, expected
 
 
 def test_two_views_differ_and_repeat():
-    image = smooth(90, 120)
-    views = [
-        crop.random_views(image, crop.generator(0, 0, i), (REGION, REGION), 24) for i in (5, 5)
-    ]
+    data = encode(Image.fromarray(smooth(90, 120)), "PNG")
+    views = [random_views(data, crop.generator(0, 0, i), (REGION, REGION), 24) for i in (5, 5)]
     assert (views[0].shape, views[0].dtype) == ((2, 24, 24, 3), np.uint8)
     np.testing.assert_array_equal(*views)
     assert np.abs(views[0][0].astype(int) - views[0][1]).mean() > 5
@@ -175,26 +279,27 @@ def test_each_view_has_its_own_region():
     columns = np.arange(120, dtype=np.uint8)[:, None]
     image = np.broadcast_to(columns, (90, 120, 3)).copy()
     whole, part = crop.Region((1.0, 1.0), (4 / 3, 4 / 3)), crop.Region((0.01, 0.01), (1.0, 1.0))
-    views = crop.random_views(image, crop.generator(0, 0, 0), (whole, part), 32)
-    np.testing.assert_array_equal(views[0], crop.resize(image, 32))
+    data = encode(Image.fromarray(image), "PNG")
+    views = random_views(data, crop.generator(0, 0, 0), (whole, part), 32)
+    np.testing.assert_array_equal(views[0], resized(image, 32))
     assert int(views[1].max()) - views[1].min() <= 10  # of 10 columns
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (32, 32), (33, 500), (700, 900)])
 def test_resizing_keeps_a_flat_image_flat(shape):
     image = np.full((*shape, 3), (10, 130, 255), np.uint8)
-    np.testing.assert_array_equal(crop.resize(image, 32), np.broadcast_to(image[0, 0], (32, 32, 3)))
+    np.testing.assert_array_equal(resized(image, 32), np.broadcast_to(image[0, 0], (32, 32, 3)))
 
 
 def test_resizing_to_the_same_size_changes_nothing():
     image = smooth(32, 32)
-    np.testing.assert_array_equal(crop.resize(image, 32), image)
+    np.testing.assert_array_equal(resized(image, 32), image)
 
 
 def test_shrinking_is_antialiased():
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    small = crop.resize(stripes, 96)
+    small = resized(stripes, 96)
     assert small.astype(int).max() - small.min() < 80  # sampling alone would give 0 to 255
 
 

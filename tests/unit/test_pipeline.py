@@ -19,6 +19,7 @@ COUNT = 40
 def options(**overrides):
     data = config.default().data
     data.update({"batch_size": 12, "eval_batch_size": 16, "image_size": 16, "threads": 2})
+    data.processes = 1
     data.update(overrides)
     return data
 
@@ -59,6 +60,12 @@ def broken(source, bad, error=None):
 
     name = "picture {}".format
     return EncodedSource("broken", len(source), read, name, source.labelled)
+
+
+def random_views(content, rng, regions):
+    views = np.empty((len(regions), 16, 16, 3), np.uint8)
+    crop.random_views(content, crop.read_header(content, 10**6), rng, regions, views)
+    return views
 
 
 def take(batches, count=None):
@@ -118,9 +125,9 @@ def test_rows_hold_the_image_and_label_of_their_index(encoded, array):
     (batch,) = take(pipeline.train_batches(encoded, data, seed=5, start_step=2), 1)
     regions = [crop.Region((0.5, 0.6), (3 / 4, 4 / 3)), crop.Region((0.2, 1.0), (3 / 4, 4 / 3))]
     for image, index, epoch, label in zip(*batch.values()):
-        content, expected = loader.read(encoded, int(index))
-        rng = crop.generator(5, int(epoch), int(index))
-        np.testing.assert_array_equal(image, crop.random_views(content, rng, regions, 16))
+        content, expected = encoded.read(int(index))
+        views = random_views(content, crop.generator(5, int(epoch), int(index)), regions)
+        np.testing.assert_array_equal(image, views)
         assert label == expected
     (batch,) = take(pipeline.train_batches(array, options(), seed=5), 1)
     np.testing.assert_array_equal(batch["image"], array.images[batch["index"]])
@@ -168,12 +175,46 @@ def test_hosts_make_their_parts_of_the_same_batches(source, hosts):
         take(pipeline.train_batches(source, options(), 2, host=host, hosts=hosts), 5)
         for host in range(hosts)
     ]
-    joined = [
-        {key: np.concatenate([p[key] for p in part]) for key in part[0]} for part in zip(*parts)
-    ]
-    assert_same(joined, whole)
+    assert_same(join(parts), whole)
     with pytest.raises(ValueError, match=r"12 is not divisible by 5 hosts; 10 is"):
         pipeline.train_batches(source, options(), 2, host=0, hosts=5)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+def test_two_epochs_over_all_hosts_hold_each_image_twice(source, hosts):
+    steps = range(2 * COUNT // 4)
+    data = options(batch_size=12 if hosts == 3 else 4)
+    parts = [take(pipeline.train_batches(source, data, 7, host=h, hosts=hosts), len(steps))
+             for h in range(hosts)]  # fmt: skip
+    rows = np.array(
+        [(e, i) for part in parts for b in part for e, i in zip(b["epoch"], b["index"])]
+    )
+    for epoch in range(2):
+        seen = rows[rows[:, 0] == epoch][:, 1]
+        np.testing.assert_array_equal(np.sort(seen), np.arange(COUNT))
+
+
+def test_a_run_goes_on_with_other_hosts_and_threads_as_it_would_have(source):
+    whole = take(pipeline.train_batches(source, options(), seed=4), 8)
+    parts = [take(pipeline.train_batches(source, options(threads=1), 4, 5, host=h, hosts=3), 3)
+             for h in range(3)]  # fmt: skip
+    assert_same(join(parts), whole[5:])
+
+
+def test_batches_that_are_kept_are_not_overwritten(encoded):
+    batches = take(pipeline.train_batches(encoded, options(prefetch=1), 0), 12)
+    for batch in batches[:2]:
+        for image, index, epoch in zip(batch["image"], batch["index"], batch["epoch"]):
+            content, _ = encoded.read(int(index))
+            regions = [crop.Region((0.2, 1.0), (3 / 4, 4 / 3))] * 2
+            views = random_views(content, crop.generator(0, int(epoch), int(index)), regions)
+            np.testing.assert_array_equal(image, views)
+
+
+def test_the_pixels_of_an_array_can_stay_where_they_are(array):
+    (batch,) = take(pipeline.train_batches(array, options(), 0, pixels=False), 1)
+    (full,) = take(pipeline.train_batches(array, options(), 0), 1)
+    assert_same([batch], [{key: full[key] for key in ("index", "epoch", "label")}])
 
 
 def test_the_transfer_runs_in_the_thread(array):
@@ -215,7 +256,7 @@ def test_evaluation_sees_the_middle_of_each_image(encoded, array):
     data = options(eval_crop_share=0.5)
     batches = take(pipeline.eval_batches(encoded, data, 5))
     for image, index, label in zip(*(batches[0][key][:5] for key in ("image", "index", "label"))):
-        content, expected = loader.read(encoded, int(index))
+        content, expected = loader.read(encoded, int(index), 10**6)
         np.testing.assert_array_equal(image, crop.center_crop(content, 16, 0.5))
         assert label == expected
     batches = take(pipeline.eval_batches(array, data))
@@ -227,10 +268,7 @@ def test_evaluation_sees_the_middle_of_each_image(encoded, array):
 def test_hosts_share_the_evaluation(source):
     whole = take(pipeline.eval_batches(source, options()))
     parts = [take(pipeline.eval_batches(source, options(), host=h, hosts=2)) for h in range(2)]
-    joined = [
-        {key: np.concatenate([p[key] for p in part]) for key in part[0]} for part in zip(*parts)
-    ]
-    assert_same(joined, whole)
+    assert_same(join(parts), whole)
 
 
 def test_a_crop_share_above_one_is_refused(encoded):
@@ -262,10 +300,10 @@ def test_a_bad_image_gives_way_to_the_next_and_is_named_once(encoded, caplog, er
     np.testing.assert_array_equal(column(batches, "index"), used)
     np.testing.assert_array_equal(column(batches, "label"), used >= COUNT // 2)
     for row in np.flatnonzero(used != wanted)[:2]:
-        image, _ = loader.read(encoded, int(used[row]))
+        content, _ = encoded.read(int(used[row]))
         rng = crop.generator(0, int(row) // COUNT, int(used[row]))
         region = crop.Region((0.2, 1.0), (3 / 4, 4 / 3))
-        expected = crop.random_views(image, rng, [region, region], 16)
+        expected = random_views(content, rng, [region, region])
         np.testing.assert_array_equal(column(batches, "image")[row], expected)
     named = [record.getMessage() for record in caplog.records]
     assert len(named) == len(set(named)) == 3
@@ -309,6 +347,15 @@ def test_nothing_readable_ends_the_stream(encoded):
         take(pipeline.train_batches(source, options(max_bad_share=1.0), seed=0), 1)
 
 
+def test_too_large_images_are_named_and_give_way(encoded, caplog):
+    data = options(max_pixels=58 * 30, max_bad_share=0.05)  # the last one has 59 rows
+    with caplog.at_level(logging.WARNING):
+        batches = take(pipeline.train_batches(encoded, data, seed=0), 5)
+    assert "30 x 59 pixels; expected 1 to data.max_pixels=1740" in caplog.text
+    assert COUNT - 1 not in column(batches, "index")
+    assert COUNT - 1 not in column(take(pipeline.eval_batches(encoded, data)), "index")
+
+
 def test_evaluation_masks_bad_images(encoded):
     source = broken(encoded, {0, 7})
     batches = take(pipeline.eval_batches(source, options(max_bad_share=0.1)))
@@ -337,15 +384,15 @@ def test_no_thread_is_left_behind(encoded):
 
 
 def test_a_set_smaller_than_a_batch_is_refused(source):
-    pipeline.check(source, COUNT)
+    pipeline.check(source, options(), COUNT)
     with pytest.raises(ValueError, match=r"40 images, fewer than data.batch_size=41; .* is 40"):
-        pipeline.check(source, COUNT + 1)
+        pipeline.check(source, options(), COUNT + 1)
 
 
 def test_a_set_without_a_readable_image_is_refused(encoded):
     with pytest.raises(crop.BadImage, match="none of 16 images of broken can be read: picture 0"):
-        pipeline.check(broken(encoded, set(range(COUNT))))
-    pipeline.check(broken(encoded, set(range(COUNT - 3))))
+        pipeline.check(broken(encoded, set(range(COUNT))), options())
+    pipeline.check(broken(encoded, set(range(COUNT - 3))), options())
 
 
 def test_channel_statistics(encoded, array):

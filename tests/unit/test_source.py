@@ -50,10 +50,11 @@ def names(source):
     ("spec", "message"),
     [
         ("fodler:/x", "'fodler' is not one of.*did you mean 'folder'"),
-        ("", "is not one of embedded, folder, npz, tfds"),
+        ("", "is not one of embedded, folder, hf, npz, tfds"),
         ("folder:", "expected 'folder:PATH'"),
         ("npz", "expected 'npz:PATH'"),
         ("tfds", "expected 'tfds:NAME'"),
+        ("hf:", "expected 'hf:NAME_OR_PATH'"),
         ("embedded:10", "expected 'embedded'"),
     ],
 )
@@ -236,6 +237,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path):
 def tfds_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     os.environ["TFDS_DATA_DIR"] = str(folder)
+    tiny_tfds.write_files(folder)
     yield folder
     del os.environ["TFDS_DATA_DIR"]
 

@@ -1,0 +1,1 @@
+"""What is measured, and how; RESULTS.md has the figures."""

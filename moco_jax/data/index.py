@@ -1,0 +1,158 @@
+"""The list of a folder's images in one file: made once, then mapped into memory, not read.
+
+A folder's modification time changes whenever a file in it appears, vanishes or is renamed, so
+that a list is as good as the times of all folders in it.
+
+N number of images
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+# Times of file systems may be this coarse: a folder that changed so recently may change again
+# without showing it, and its list is not kept.
+_TICK = 2_000_000_000  # ns
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
+    """The images of one folder, sorted.
+
+    Attributes:
+      root: The folder.
+      class_names: () where images have no classes.
+      labels: int32 (N,), numbers of classes, or None.
+      ends: int64 (N,), where each path ends in `names`.
+      names: uint8, all paths below the root, one after the other.
+      file: Where the list is kept, with its stamp; None where it is not.
+    """
+
+    root: str
+    class_names: tuple[str, ...]
+    labels: np.ndarray | None
+    ends: np.ndarray
+    names: np.ndarray
+    file: tuple[str, str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def path(self, i: int) -> str:
+        """Path of image i."""
+        start = self.ends[i - 1] if i else 0
+        return os.path.join(self.root, os.fsdecode(self.names[start : self.ends[i]].tobytes()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker processes map the file as well, rather than have a copy each.
+        fields = (self.root, self.class_names, self.labels, self.ends, self.names)
+        return (_reopen, self.file) if self.file else (type(self), fields)
+
+    @classmethod
+    def of(
+        cls,
+        root: str,
+        paths: Sequence[str],
+        labels: np.ndarray | None,
+        class_names: Sequence[str],
+    ) -> Self:
+        """An index in memory of paths below a root."""
+        encoded = [os.fsencode(path) for path in paths]
+        ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        names = np.frombuffer(b"".join(encoded), np.uint8)
+        return cls(root, tuple(class_names), labels, ends, names)
+
+
+def cache_file(cache_dir: str, root: str) -> pathlib.Path:
+    """Where the list of `root` is kept: in `cache_dir`, or else where caches go."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = pathlib.Path(cache_dir or os.path.join(home, "moco_jax")).expanduser()
+    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    return folder / f"{os.path.basename(root)}-{digest}.index"
+
+
+def load(file: pathlib.Path) -> Index | None:
+    """The index kept in a file; None where there is none or its folders have changed since."""
+    try:
+        index, folders = _open(file)
+        times = {name: os.stat(os.path.join(index.root, name)).st_mtime_ns for name in folders}
+    except (OSError, ValueError, KeyError):
+        return None
+    return index if times == folders else None
+
+
+def save(index: Index, folders: Mapping[str, int], begin: int, file: pathlib.Path) -> Index:
+    """Keeps an index in a file, unless its folders have just changed or the file is refused.
+
+    Args:
+      index: In memory.
+      folders: Each folder below the root with its modification time in ns, from before its
+        listing.
+      begin: When the listing began, ns.
+      file: From `cache_file`.
+
+    Returns:
+      The index, on file where that was possible.
+    """
+    if max(folders.values()) > begin - _TICK:
+        log.info("%s has just changed: its list of images is not kept", index.root)
+        return index
+    head = {
+        "root": index.root,
+        "class_names": index.class_names,
+        "labelled": index.labels is not None,
+        "count": len(index),
+        "stamp": f"{time.time_ns()}-{os.getpid()}",
+        "folders": folders,
+    }
+    part = file.with_suffix(f".{socket.gethostname()}.{os.getpid()}.part")  # hosts share homes
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as out:
+            out.write(json.dumps(head).encode() + b"\n")
+            index.ends.tofile(out)
+            if index.labels is not None:
+                index.labels.tofile(out)
+            index.names.tofile(out)
+        part.replace(file)
+    except OSError as error:
+        log.warning("the list of images of %s is not kept: %s", index.root, error)
+        return index
+    log.info("The list of images is kept in %s", file)
+    return _open(file)[0]
+
+
+def _open(file: pathlib.Path) -> tuple[Index, dict[str, int]]:
+    """Maps a file of `save` into memory; the second are its folders."""
+    with file.open("rb") as opened:
+        head = json.loads(opened.readline())
+        at, n = opened.tell(), head["count"]
+    data = np.memmap(file, np.uint8, "r")
+    ends = np.frombuffer(data, np.int64, n, at)
+    at += ends.nbytes
+    labels = np.frombuffer(data, np.int32, n, at) if head["labelled"] else None
+    at += labels.nbytes if head["labelled"] else 0
+    if len(data) != at + ends[-1]:
+        raise ValueError(f"{file} is cut short")
+    names = np.frombuffer(data, np.uint8, offset=at)
+    kept = str(file), head["stamp"]
+    index = Index(head["root"], tuple(head["class_names"]), labels, ends, names, kept)
+    return index, head["folders"]
+
+
+def _reopen(file: str, stamp: str) -> Index:
+    index, _ = _open(pathlib.Path(file))
+    if index.file != (file, stamp):
+        raise ValueError(f"{file} was made anew by another run, for other files: start again")
+    return index

@@ -1,0 +1,94 @@
+"""A picture of eight images and their two views as the network sees them.
+
+python -m moco_jax.data.preview --config=configs/v2_r50.py --out=views.png
+
+N images of the picture, S view size, C channels, V columns: the image as evaluation sees it and
+both views
+"""
+
+import logging
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+from PIL import Image
+
+from moco_jax.data import augment, crop, loader, pipeline
+from moco_jax.data.source import ArraySource, Source
+
+COUNT = 8
+_GAP = 4  # pixels between images
+_SIDE = 96  # pixels; smaller images are enlarged to at least this
+
+
+def views(config: ConfigDict, count: int = COUNT) -> np.ndarray:
+    """The first images of the training stream, denormalized: uint8 (N, V, S, S, C)."""
+    d = config.data.copy_and_resolve_references()
+    source = pipeline.open_data(d).train
+    pipeline.check(source, d)
+    mean, std = pipeline.channel_stats(source, d)
+    d.batch_size = min(count, len(source))
+    with pipeline.train_batches(source, d, config.seed) as batches:
+        batch = next(batches)
+    view = augment.make_views((d.view1, d.view2), d.image_size, mean, std, config.seed)
+    cropped = not isinstance(source, ArraySource)
+
+    @jax.jit
+    def columns(middles: loader.Batch, batch: loader.Batch) -> list[jax.Array]:
+        share = d.eval_crop_share
+        whole = augment.eval_view(middles, d.image_size, share, mean, std, cropped=cropped)
+        return [whole, view(batch, 0), view(batch, 1)]
+
+    shown = np.stack(jax.device_get(columns({"image": _middles(source, batch, d)}, batch)), 1)
+    pixels = 255 * (shown * np.array(std) + np.array(mean))
+    return np.rint(pixels).clip(0, 255).astype(np.uint8)
+
+
+def _middles(source: Source, batch: loader.Batch, d: ConfigDict) -> np.ndarray:
+    """What evaluation's view is made of: (N, H, W, C) of arrays, else (N, S, S, 3)."""
+    if isinstance(source, ArraySource):
+        return batch["image"]
+    images = (loader.read(source, index, d.max_pixels)[0] for index in batch["index"].tolist())
+    return np.stack([crop.center_crop(image, d.image_size, d.eval_crop_share) for image in images])
+
+
+def grid(images: np.ndarray) -> np.ndarray:
+    """Lays (N, V, S, S, C) out, a column for each image: uint8 (height, width, 3).
+
+    Images of other than one and three channels are shown by the mean of the channels.
+    """
+    n, v, size, _, channels = images.shape
+    if channels != 3:
+        images = np.repeat(images.mean(-1, keepdims=True), 3, -1)
+    by = max(1, -(-_SIDE // size))
+    images = images.repeat(by, 2).repeat(by, 3)
+    cell = size * by + _GAP
+    canvas = np.full((v, cell, n, cell, 3), 255, np.uint8)
+    canvas[:, :-_GAP, :, :-_GAP] = images.transpose(1, 2, 0, 3, 4)
+    return canvas.reshape(v * cell, n * cell, 3)[:-_GAP, :-_GAP]
+
+
+def run() -> None:
+    """The command."""
+    config = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py.")
+    out = flags.DEFINE_string("out", "views.png", "The picture to write.")
+    flags.mark_flag_as_required("config")
+
+    def main(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        try:
+            Image.fromarray(grid(views(config.value))).save(out.value)
+        except (ValueError, OSError) as error:
+            logging.error("%s", error)
+            return 2
+        print(f"{out.value}: top to bottom the middle of each image, view 1, view 2")
+        return 0
+
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()
