@@ -11,13 +11,15 @@ from moco_jax.config import ConfigDict
 def get_config(variant: str = "short") -> ConfigDict:
     variant = config.choose("variant", variant, ("short", "long"))
     c = config.default()
-    c.epochs = 4.0 if variant == "short" else 30.0
+    c.epochs = 8.0 if variant == "short" else 40.0
     c.data.update(source="embedded", batch_size=128, image_size=28, eval_crop_share=1.0)
     c.model.name = "resnet18"
-    c.model.resnet.update(width=0.25, stem="cifar")
-    c.method.update(ema=0.99, queue_size=2048, projector=config.mlp(hidden=0))
-    c.optim.update(base_lr=0.12, weight_decay=5e-4)
-    c.knn.update(every_epochs=1.0, k=20)
-    c.log.every_steps = 10
+    c.model.resnet.update(width=0.25, stem="cifar", zero_init_residual=True)
+    c.method.update(
+        temperature=0.1, ema=0.99, queue_size=2048, projector=config.mlp(hidden=0)
+    )
+    c.optim.update(base_lr=0.06, weight_decay=5e-4)
+    c.knn.update(every_epochs=2.0 if variant == "short" else 5.0, k=20)
+    c.log.every_steps = 25
     c.checkpoint.every_steps = 100
     return c

@@ -15,9 +15,7 @@ def get_config() -> ConfigDict:
     small = demo.get_config()
     for view, other in ((c.data.view1, small.data.view1), (c.data.view2, small.data.view2)):
         view.crop_area = other.crop_area
-    c.data.update(
-        source="npz:fashion.npz", batch_size=1024, image_size=28, eval_crop_share=1.0
-    )
+    c.data.update(source="npz:fashion.npz", batch_size=1024, image_size=28, eval_crop_share=1.0)
     c.model.name = "vit_tiny"
     c.model.vit.update(patch=4, depth=6)
     for head in (c.method.projector, c.method.predictor):
