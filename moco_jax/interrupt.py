@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -14,8 +15,14 @@ EXIT_INTERRUPTED = 75
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Within the context, gives a function that tells whether a stop was asked for."""
+    """Within the context, gives a function that tells whether a stop was asked for.
+
+    Outside the main thread, where Python takes no signal handlers, nothing is caught.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
 
     def handler(number: int, frame: FrameType | None) -> None:
         if received and number == signal.SIGINT:

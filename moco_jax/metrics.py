@@ -29,9 +29,10 @@ def _rewind(path: pathlib.Path, position: int) -> None:
     if not path.exists():
         return
     rows = read(path.parent)
-    keep = [row for row in rows if row["step"] <= position]
-    with path.with_name("metrics.superseded.jsonl").open("a") as f:
-        f.writelines(json.dumps(row) + "\n" for row in rows[len(keep) :])
+    keep = [row for row in rows if row["step"] <= position and position > 0]
+    if rows[len(keep) :]:
+        with path.with_name("metrics.superseded.jsonl").open("a") as f:
+            f.writelines(json.dumps(row) + "\n" for row in rows[len(keep) :])
     part = path.with_suffix(".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in keep))
     part.replace(path)
