@@ -15,9 +15,7 @@ def get_config(variant: str = "short") -> ConfigDict:
     c.data.update(source="embedded", batch_size=128, image_size=28, eval_crop_share=1.0)
     c.model.name = "resnet18"
     c.model.resnet.update(width=0.25, stem="cifar", zero_init_residual=True)
-    c.method.update(
-        temperature=0.1, ema=0.99, queue_size=2048, projector=config.mlp(hidden=0)
-    )
+    c.method.update(temperature=0.1, ema=0.99, queue_size=2048, projector=config.mlp(hidden=0))
     c.optim.update(base_lr=0.06, weight_decay=5e-4)
     c.knn.update(every_epochs=2.0 if variant == "short" else 5.0, k=20)
     c.log.every_steps = 25
