@@ -46,6 +46,7 @@ setuptools.setup(
             "timm>=1.0.20,<1.1",
             "torch>=2.13,<2.14",
             "torchvision>=0.28,<0.29",
+            "transformers>=5.20,<6",
         ],
     },
 )

@@ -6,6 +6,7 @@ array. Orbax restores a flipped bit without a word; the checksums notice it.
 """
 
 import itertools
+import json
 import logging
 import pathlib
 import shutil
@@ -47,6 +48,31 @@ def checksums_of(leaves: dict[str, jax.Array]) -> dict[str, str]:
     """The checksum of each array, as 16 hexadecimal digits."""
     sums = jax.device_get(tree_checksums(leaves))
     return {name: f"{int(high):08x}{int(low):08x}" for name, (high, low) in sums.items()}
+
+
+def read(step: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """One checkpoint, `workdir/checkpoints/<position>`, without a run to restore it into.
+
+    Returns:
+      Its arrays by name, in host memory, and its JSON: position, config, checksums.
+
+    Raises:
+      CheckpointError: it is incomplete or damaged.
+    """
+    reader = ocp.PyTreeCheckpointHandler()
+    try:
+        meta = json.loads((step / "meta" / "metadata").read_text())
+        tree = reader.metadata(step / "state").tree
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restored = reader.restore(step / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
+    except Exception as error:  # Orbax raises many kinds
+        problem = (str(error) or repr(error)).splitlines()[0]
+        raise CheckpointError(f"Checkpoint {step} cannot be read: {problem}") from error
+    leaves = traverse_util.flatten_dict(restored, sep="/")
+    for name, leaf in leaves.items():  # one after the other: a second copy of all is not needed
+        if checksums_of({name: leaf})[name] != meta["checksums"].get(name):
+            raise CheckpointError(f"Checkpoint {step} is damaged: wrong checksum of {name}")
+    return leaves, meta
 
 
 class Checkpoints:

@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,13 +16,13 @@ import numpy as np
 from moco_jax import metrics as metric_files
 from moco_jax.checkpoint import Checkpoints
 from moco_jax.config import ConfigDict, as_json, refuse_changes
+from moco_jax.convert.start import first_state
 from moco_jax.errors import TrainingDivergedError
 from moco_jax.experiment import (
     Experiment,
     abstract_state,
     build,
     describe,
-    fresh_state,
     make_encode,
     make_monitor,
     make_pixels,
@@ -52,15 +53,17 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> int:
     with contextlib.closing(Checkpoints(path, config.checkpoint)) as checkpoints:
         refuse_changes(checkpoints.newest_config(), config)
         state = checkpoints.restore(abstract_state(x))
-        start = 0 if state is None else int(state.position)
         if state is None:
-            state = fresh_state(x)
+            state, source = first_state(x, path), config.init
         else:
-            log.info("Resuming at step %d of %d from %s", start, x.steps, path / "checkpoints")
+            source = path / "checkpoints"
+        start = int(state.position)
+        if start:
+            log.info("Resuming at step %d of %d from %s", start, x.steps, source)
         (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
         writer = metric_files.Writer(path, start, config.log.tensorboard)
-        with contextlib.closing(writer):
-            finished = _loop(x, state, start, checkpoints, writer)
+        with contextlib.closing(writer), stop_requested() as stop:
+            finished = _loop(x, state, start, checkpoints, writer, stop)
     if not finished:
         log.warning("Stopped; the same command resumes.")
         return EXIT_INTERRUPTED
@@ -87,14 +90,12 @@ def _loop(
     start: int,
     checkpoints: Checkpoints,
     writer: metric_files.Writer,
+    stop: Callable[[], bool],
 ) -> bool:
     """Steps `start` + 1 to the last; False when a signal ended them early."""
     c, monitor, encode = x.config, make_monitor(x), make_encode(x)
     progress = metric_files.Progress(x.steps)
-    knn_every = round(c.knn.every_epochs * x.steps_per_epoch)
-
-    def save() -> None:
-        checkpoints.save(position, state, as_json(c))
+    knn_every = c.knn.every_epochs * x.steps_per_epoch
 
     position = start
     if start == 0:
@@ -105,7 +106,7 @@ def _loop(
         progress.show(row)
     if start >= x.steps:
         return True
-    with stop_requested() as stop, train_batches(x, start) as batches:
+    with train_batches(x, start) as batches:
         batch = batches.get()
         step, interval = _compile(x, state, batch), _Interval(batches)
         for position in range(start + 1, x.steps + 1):
@@ -116,7 +117,7 @@ def _loop(
             if last or stopping or position % c.log.every_steps == 0:
                 row = interval.row(c.data.batch_size)
                 row["loss_chance"] = x.method.chance_loss
-            if last or (knn_every and position % knn_every == 0):
+            if last or (knn_every and position // knn_every > (position - 1) // knn_every):
                 jax.block_until_ready(state)
                 with interval.pause():
                     row |= monitor.measure("knn_top1", partial(encode, state))
@@ -127,7 +128,7 @@ def _loop(
             every = c.checkpoint.every_steps
             if last or stopping or (every and position % every == 0):
                 with interval.pause():
-                    save()
+                    checkpoints.save(position, state, as_json(c))
             if last or stopping:
                 break
             batch = batches.get(interval.busy)
@@ -187,7 +188,7 @@ class _Interval:
             )
 
     @contextlib.contextmanager
-    def pause(self):
+    def pause(self) -> Iterator[None]:
         """Leaves the time inside out of the interval."""
         begin = time.monotonic()
         yield

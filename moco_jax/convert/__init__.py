@@ -1,0 +1,147 @@
+"""Checkpoints of other programs, read and written: `python -m moco_jax.convert SRC DST`.
+
+`docs/convert.md` lists the formats. No pickle is executed, and PyTorch is not needed.
+"""
+
+import logging
+import os
+import pathlib
+import shutil
+import tempfile
+
+from moco_jax.config import choose
+from moco_jax.convert.arch import Hints, arch_of
+from moco_jax.convert.contents import ENCODERS, Contents, select
+from moco_jax.convert.formats import FORMATS
+from moco_jax.convert.formats import read as _read
+from moco_jax.convert.position import resize
+
+log = logging.getLogger(__name__)
+
+
+def read(
+    path: str | os.PathLike,
+    *,
+    arch: str | None = None,
+    heads: int | None = None,
+    partial: bool = False,
+) -> Contents:
+    """Reads a checkpoint of any format, which its content tells, and says what it is.
+
+    Args:
+      path: a file, a folder of transformers, a workdir or one of its steps.
+      arch: the architecture, where the file leaves it open: resnet50, vit_small, vit_conv_base ...
+      heads: attention heads of a ViT, where the file leaves them open.
+      partial: take what fits and list what does not, in place of an error.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      CheckpointError: it is none of the formats, damaged, ambiguous or incomplete.
+    """
+    contents = _read(pathlib.Path(path), Hints(arch=arch, heads=heads, partial=partial))
+    log.info("Read %s: %s", path, describe(contents))
+    return contents
+
+
+def write(
+    path: str | os.PathLike,
+    contents: Contents,
+    to: str | None = None,
+    *,
+    encoder: str | None = None,
+    image_size: int | None = None,
+) -> None:
+    """Writes a checkpoint; it appears under its name when it is complete.
+
+    Args:
+      path: the new file or folder.
+      contents: what `read` gave.
+      to: key of FORMATS; None: what the end of `path` tells (see `format_of_path`).
+      encoder: which encoder a format of one encoder gets, 'query' (None) or 'key'.
+      image_size: pixels, for whose grid of patches the position embedding is made; only for
+        formats of one encoder.
+
+    Raises:
+      ValueError: the path exists, or an argument does not fit the format.
+      CheckpointError: the format cannot hold these contents.
+    """
+    path = pathlib.Path(path)
+    if path.exists():
+        raise ValueError(f"{path} exists; it is not overwritten")
+    to = format_of_path(path, contents) if to is None else to
+    form = FORMATS[choose("to", to, [name for name, f in FORMATS.items() if f.save])]
+    if form.whole and (encoder or image_size):
+        raise ValueError(f"encoder and image_size are for formats of one encoder, not for {to!r}")
+    if not form.whole:
+        if encoder:
+            choose("encoder", encoder, ENCODERS)
+        contents = select(contents, encoder)
+        if image_size:
+            contents = resize(contents, image_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = pathlib.Path(tempfile.mkdtemp(prefix=".convert-", dir=path.parent))
+    try:
+        form.save(contents, beside / path.name)
+        os.rename(beside / path.name, path)
+    finally:
+        shutil.rmtree(beside)
+    which = "" if form.whole else f", {contents.encoder} encoder"
+    log.info("Wrote %s: %s%s", path, form.title, which)
+
+
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    to: str | None = None,
+    *,
+    arch: str | None = None,
+    heads: int | None = None,
+    encoder: str | None = None,
+    image_size: int | None = None,
+    partial: bool = False,
+) -> None:
+    """Reads `source` and writes `target`; the arguments are those of `read` and `write`."""
+    contents = read(source, arch=arch, heads=heads, partial=partial)
+    write(target, contents, to, encoder=encoder, image_size=image_size)
+
+
+def format_of_path(path: pathlib.Path, contents: Contents) -> str:
+    """The format that the end of a path stands for.
+
+    '.pth.tar' is the training file of the method, '.pkl' detectron2's, '.pth' and '.safetensors'
+    torchvision's for a ResNet and timm's for a ViT.
+
+    Raises:
+      ValueError: it stands for none.
+    """
+    flat = "torchvision" if contents.config.model.name.startswith("resnet") else "timm"
+    ends = {".pkl": "detectron2", ".pth": flat, ".safetensors": flat}
+    if contents.method in FORMATS:
+        ends[".pth.tar"] = contents.method
+    for end, name in ends.items():
+        if path.name.endswith(end):
+            return name
+    raise ValueError(f"{path.name!r} tells no format: name one with --to (to=...)")
+
+
+def describe(contents: Contents) -> str:
+    """One line: format, architecture, parts, epoch."""
+    parts = {
+        f"{contents.encoder} encoder": "params/backbone/",
+        "key encoder": "method_state/target/params/backbone/",
+        "projector": "params/projector/",
+        "predictor": "params/predictor/",
+        "classifier": "params/classifier/",
+    }
+    held = [name for name, prefix in parts.items() if contents.holds(prefix)]
+    c = contents.config
+    if "method_state/queue" in contents.leaves:
+        held.append(f"queue of {c.method.queue_size}")
+    if contents.holds("optimizer/"):
+        held.append(f"state of {c.optim.name}")
+    if contents.epoch is not None:
+        held.append(f"epoch {contents.epoch:g}")
+    name = arch_of(c.model)
+    if c.model.name.startswith("vit"):
+        name += f" for {c.data.image_size} pixels, position embedding {c.model.vit.position!r}"
+    return f"{FORMATS[contents.format].title}; {name}; {', '.join(held)}"

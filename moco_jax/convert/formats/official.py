@@ -1,0 +1,194 @@
+"""The training files of MoCo's releases: v1 and v2, v3, and the CIFAR-10 demonstration.
+
+All hold the query encoder, the key encoder and, in v1 and v2, the queue; their heads take the place
+of the classifier. The first release of the weights holds the query encoder alone.
+"""
+
+import logging
+import re
+from collections import OrderedDict
+from typing import Any
+
+from moco_jax.config import ConfigDict
+from moco_jax.convert import optimizer
+from moco_jax.convert.arch import Hints, Tensors, arch_of, infer, infer_head, input_channels
+from moco_jax.convert.contents import (
+    Contents,
+    complete,
+    heads_of,
+    shapes_of,
+    views_per_step,
+    width_of,
+)
+from moco_jax.convert.formats.pytorch import RECORD, File, collect, hints_of, number, record_of
+from moco_jax.convert.match import match, present
+from moco_jax.convert.names import ONLINE, TARGET, Row, backbone, classifier_name, head, rows
+from moco_jax.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+PREFIXES = {  # of the query and the key encoder
+    "moco": ("encoder_q.", "encoder_k."),
+    "moco_v3": ("base_encoder.", "momentum_encoder."),
+}
+# Positions in the demonstration's Sequential: the children of torchvision's ResNet without the
+# max pooling, and a Flatten before the last layer.
+DEMO_CHILDREN = {
+    "0": "conv1", "1": "bn1", "3": "layer1", "4": "layer2", "5": "layer3", "6": "layer4", "9": "fc",
+}  # fmt: skip
+# What torch.cuda.amp.GradScaler starts from; the code of v3 asks for it when it resumes.
+SCALER = {
+    "scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000,
+    "_growth_tracker": 0,
+}  # fmt: skip
+OFFICIAL_HEADS = {384: 12, 768: 12}
+
+
+def layout(c: ConfigDict, method: str) -> list[Row]:
+    """All tensors of a training file, in the order of the code's `state_dict()`."""
+    queue = ("method_state/queue", ("queue",), "matrix", "queue", False)
+    pointer = ("method_state/queue_ptr", ("queue_ptr",), "pointer", "queue", False)
+    out = [Row(*queue), Row(*pointer)] if method == "moco" else []
+    encoders = zip(("query", "key"), PREFIXES[method], (ONLINE, TARGET))
+    name = classifier_name(c.model)
+    for who, prefix, places in encoders:
+        where = {"prefix": prefix, "collections": places}
+        out += rows(backbone(c.model), "backbone", f"{who} backbone", **where)
+        out += rows(head(c.method.projector, name), "projector", f"{who} projector", **where)
+    out += rows(head(c.method.predictor, "predictor"), "predictor", "predictor")
+    return out
+
+
+def read(file: File, hints: Hints, method: str) -> Contents:
+    """Reads a training file of v1 and v2 (`method` 'moco') or v3 ('moco_v3')."""
+    tensors, prefix = file.tensors, PREFIXES[method][0]
+    query = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    c = _config(query, tensors, hints_of(file, hints), method)
+    whole = layout(c, method)
+    there = present(whole, tensors, {"query backbone"})
+    leaves = match(there, shapes_of(c, input_channels(query)), tensors, hints.partial)
+    if file.tree.get("optimizer"):
+        if there == whole and leaves.keys() >= {row.ours for row in whole}:
+            leaves |= optimizer.read(file.tree["optimizer"], whole, leaves, c)
+        else:
+            log.warning("Left out: the optimizer state, because it is of more than is there")
+    seen = [int(leaf) for n, leaf in leaves.items() if n.endswith("/count") and "/stats/" in n]
+    step = leaves.get("optimizer/count", max(seen, default=0) // views_per_step(c))
+    return Contents(
+        format=method,
+        config=c,
+        leaves=leaves,
+        method=method,
+        epoch=number(file.tree, "epoch"),
+        step=int(step),
+        extra=_extra(file.tree),
+        partial=hints.partial,
+    )
+
+
+def read_demo(file: File, hints: Hints) -> Contents:
+    """Reads a file of the CIFAR-10 demonstration: its names are positions in a Sequential."""
+
+    def rename(name: str) -> str:
+        found = re.match(r"(encoder_[qk]\.)net\.(\d+)\.", name)
+        if not found or found[2] not in DEMO_CHILDREN:
+            return name
+        return f"{found[1]}{DEMO_CHILDREN[found[2]]}.{name[found.end() :]}"
+
+    tensors = {rename(name): tensor for name, tensor in file.tensors.items()}
+    return read(file._replace(tensors=tensors), hints, "moco")._replace(format="cifar_demo")
+
+
+def write(contents: Contents, method: str) -> dict[str, Any]:
+    """The tree of a training file that the official code resumes from.
+
+    Raises:
+      CheckpointError: the official code has no such model, or the query encoder is not complete.
+    """
+    c = contents.config
+    if contents.encoder != "query":
+        raise CheckpointError("a training file holds both encoders; there is only the key encoder")
+    if contents.method not in ("", method):
+        raise CheckpointError(f"a {contents.method} training is not one of {method}")
+    _check(contents, method)
+    contents = complete(contents)
+    whole = layout(c, method)
+    tensors = collect(whole, contents, {"query backbone"})
+    absent = sorted({row.part for row in whole if row.theirs[0] not in tensors})
+    state = optimizer.write(contents, whole)
+    if absent or state is None:
+        log.warning(
+            "main_lincls.py --pretrained takes this file, main_moco.py --resume does not: no %s",
+            ", ".join([*absent, *([] if state else ["optimizer state"])]),
+        )
+    if contents.epoch is None:
+        log.warning("How many epochs this was is not known: 0 is written")
+    tree: dict[str, Any] = {
+        "epoch": int(contents.epoch or 0),
+        "arch": arch_of(c.model),
+        "state_dict": OrderedDict((f"module.{name}", t) for name, t in tensors.items()),
+    }
+    if state is not None:
+        tree["optimizer"] = state
+    if method == "moco_v3":
+        tree["scaler"] = contents.extra.get("scaler", SCALER)
+    return tree | {RECORD: record_of(contents)}
+
+
+def _config(query: Tensors, tensors: Tensors, hints: Hints, method: str) -> ConfigDict:
+    """What the names and shapes say of the recipe; `query` are the query encoder's."""
+    c = infer(query, hints._replace(official=method == "moco_v3"))
+    c.method.name = method
+    heads = {
+        "projector": infer_head(query, classifier_name(c.model)),
+        "predictor": infer_head(tensors, "predictor"),
+    }
+    c.method.update({name: record for name, record in heads.items() if record is not None})
+    if method == "moco_v3":
+        c.method.update(bn_group_size=0, ema_schedule="cosine")
+    if "queue" in tensors:
+        c.method.queue_size = tensors["queue"].shape[-1]
+    return c
+
+
+def _extra(tree: dict[str, Any]) -> dict[str, Any]:
+    """What a file has beside tensors that is worth keeping."""
+    extra: dict[str, Any] = {}
+    scaler = tree.get("scaler")
+    if isinstance(scaler, dict) and all(isinstance(v, int | float) for v in scaler.values()):
+        extra["scaler"] = dict(scaler)
+    match tree.get("optimizer"):
+        case {"param_groups": [{"lr": float(rate)}]}:
+            extra["lr"] = rate
+    return extra
+
+
+def _check(contents: Contents, method: str) -> None:
+    """Raises CheckpointError where the official code cannot build the network."""
+    m, heads = contents.config.model, contents.config.method
+    vit = m.name.startswith("vit")
+    plain = {"bias": True, "bn": False, "last_bn": False}
+    normed = {"bias": False, "bn": True}
+    if method == "moco":
+        wanted = {"projector": plain | {"layers": min(heads.projector.layers, 2) or 1}}
+    else:
+        wanted = {
+            "projector": normed | {"layers": 3 if vit else 2, "last_bn": True},
+            "predictor": normed | {"layers": 2, "last_bn": vit},
+        }
+    problems = [
+        f"method.{name}.{field} is {heads[name][field]}, not {value}"
+        for name, fields in wanted.items()
+        for field, value in fields.items()
+        if contents.method and heads[name][field] != value
+    ]
+    if vit and method == "moco":
+        problems.append("it has ResNets only")
+    elif vit:
+        fields = {"pool": "cls", "position": "sincos", "norm": "layer"}
+        problems += [f"{f} is {m.vit[f]}, not {v}" for f, v in fields.items() if m.vit[f] != v]
+        width, count = width_of(m), heads_of(m)
+        if OFFICIAL_HEADS.get(width, count) != count:
+            problems.append(f"its ViT of width {width} has 12 heads, not {count}")
+    if problems:
+        raise CheckpointError(f"the official code cannot build this network: {'; '.join(problems)}")

@@ -1,0 +1,193 @@
+"""Checkpoints of this package: a workdir, or one of its steps.
+
+What PyTorch's files hold and a TrainState does not (counts of batches, the bits of a position
+embedding that we compute) lies beside the checkpoints in `imported.safetensors`, so that nothing is
+lost on the way back.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import traverse_util
+
+from moco_jax import checkpoint, config, metrics
+from moco_jax.config import ConfigDict
+from moco_jax.convert import safetensors
+from moco_jax.convert.contents import Contents, views_per_step
+from moco_jax.convert.torchfile import release
+from moco_jax.errors import CheckpointError
+from moco_jax.methods.base import make_networks
+from moco_jax.optim import make_optimizer
+
+IMPORTED = "imported.safetensors"
+
+
+def is_ours(path: pathlib.Path) -> bool:
+    """Whether a folder is a workdir or one of its steps."""
+    return (path / "checkpoints").is_dir() or (path / "state").is_dir()
+
+
+def read(path: pathlib.Path) -> Contents:
+    """Reads the newest step of a workdir, or the step that `path` is.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged.
+    """
+    step = (path if (path / "state").is_dir() else _newest(path)).absolute()
+    arrays, meta = checkpoint.read(step)
+    c = _config(meta["config"])
+    leaves = {optimizer_leaf(name, arrays): leaf for name, leaf in arrays.items()}
+    number = int(leaves.pop("step"))
+    workdir = step.parent.parent
+    kept, about = load_imported(workdir)
+    batches = (number - about.get("step", number)) * views_per_step(c)
+    for name, leaf in kept.items():
+        leaves[name] = np.asarray(leaf + batches) if name.endswith("/count") else leaf
+    epoch = _epoch(workdir, number)
+    return Contents(
+        format="ours",
+        config=c,
+        leaves=leaves,
+        method=c.method.name if any("/target/" in name for name in leaves) else "",
+        encoder=about.get("encoder", "query"),
+        epoch=about.get("epoch") if epoch is None else epoch,
+        step=number,
+        extra=about.get("extra", {}),
+    )
+
+
+def write(contents: Contents, workdir: pathlib.Path) -> None:
+    """Writes a workdir with one checkpoint, that of `contents.step`.
+
+    Its config says what the contents say, and defaults otherwise. Where the contents are those of
+    a whole training state, a run of such a config goes on from there.
+    """
+    c = contents.config
+    groups = make_networks(c).backbone.bn_groups
+    leaves: dict[str, Any] = {"step": np.int32(contents.step), "skipped": np.zeros(2, np.int32)}
+    for name, leaf in contents.leaves.items():
+        if name.startswith("method_state/") and name.endswith(("/mean", "/var")):
+            leaf = spread(leaf, groups)
+        if name.startswith(("params/", "method_state/", "skipped")) and in_state(name):
+            leaves[name] = leaf
+    if contents.holds("optimizer/"):
+        leaves |= _optimizer_state(contents)
+    leaves = {name: _to_jax(leaf) for name, leaf in leaves.items()}
+    with contextlib.closing(checkpoint.Checkpoints(workdir, c.checkpoint)) as store:
+        tree = traverse_util.unflatten_dict(leaves, sep="/")
+        store.save(contents.step, tree, config.as_json(c))
+        store.wait()
+    save_imported(contents, workdir)
+
+
+def _to_jax(leaf: np.ndarray) -> jax.Array:
+    """A leaf in memory of its own: Orbax copies NumPy's arrays once more, JAX's it does not."""
+    array = jax.device_put(np.asarray(leaf, order="C"))
+    release(leaf)
+    return array
+
+
+def optimizer_leaf(name: str, names: Collection[str]) -> str:
+    """What `Contents` call a leaf of a TrainState; the place in optax's chain is taken out.
+
+    Args:
+      name: such as 'opt_state/inner_states/trained/inner_state/1/trace/backbone/conv1/kernel'.
+      names: of all leaves.
+
+    Returns:
+      Such as 'optimizer/trace/backbone/conv1/kernel'; 'step' for the schedule's count.
+    """
+    if not name.startswith("opt_state/"):
+        return name
+    if found := re.search(r"/(trace|mu|nu)/(.+)$", name):
+        return f"optimizer/{found[1]}/{found[2]}"
+    moments = name.removesuffix("count") + "mu/"
+    return "optimizer/count" if any(other.startswith(moments) for other in names) else "step"
+
+
+def spread(statistic: np.ndarray, groups: int) -> np.ndarray:
+    """BatchNorm statistics (any G, C) for `groups` groups: each gets the mean, unless G fits."""
+    if len(statistic) == groups:
+        return statistic
+    mean = np.mean(statistic, axis=0, dtype=np.float64).astype(statistic.dtype)
+    return np.broadcast_to(mean, (groups, *mean.shape))
+
+
+def in_state(name: str) -> bool:
+    """Whether a TrainState has such a leaf."""
+    outside = ("constants/", "target_constants/", "optimizer/", "params/pooler/")
+    return not name.startswith(outside) and not ("/stats/" in name and name.endswith("/count"))
+
+
+def save_imported(contents: Contents, workdir: pathlib.Path) -> None:
+    """Writes what a TrainState of these contents does not hold."""
+    kept = {
+        name: leaf
+        for name, leaf in contents.leaves.items()
+        if not in_state(name) and not name.startswith("optimizer/")
+    }
+    about = {
+        "step": contents.step, "epoch": contents.epoch, "encoder": contents.encoder,
+        "source": contents.format, "extra": contents.extra,
+    }  # fmt: skip
+    with open(workdir / IMPORTED, "wb") as file:
+        safetensors.save(kept, {"about": json.dumps(about)}, file)
+
+
+def load_imported(workdir: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `save_imported` wrote; empty where nothing was imported."""
+    if not (workdir / IMPORTED).is_file():
+        return {}, {}
+    kept, metadata = safetensors.read(workdir / IMPORTED)
+    return kept, json.loads(metadata["about"])
+
+
+def _optimizer_state(contents: Contents) -> dict[str, np.ndarray]:
+    """The optimizer state under the names that optax gives it."""
+    params = {
+        name.removeprefix("params/"): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        for name, leaf in contents.leaves.items()
+        if name.startswith("params/")
+    }
+    params = traverse_util.unflatten_dict(params, sep="/")
+    tx = make_optimizer(contents.config.optim, params, optax.constant_schedule(0.0))
+    state = checkpoint.named({"opt_state": jax.eval_shape(tx.init, params)})
+    leaves = contents.leaves | {"step": np.int32(contents.step)}
+    return {name: leaves[optimizer_leaf(name, state)] for name in state}
+
+
+def _newest(workdir: pathlib.Path) -> pathlib.Path:
+    steps = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    if not steps:
+        raise CheckpointError(f"there is no checkpoint in {workdir}")
+    return max(steps, key=lambda p: int(p.name))
+
+
+def _config(saved: dict[str, Any]) -> ConfigDict:
+    """The saved config; what was added to or taken from the options since has its default."""
+    c = config.default()
+
+    def update(record: ConfigDict, values: dict[str, Any]) -> None:
+        for name in values.keys() & record.keys():
+            if isinstance(record[name], ConfigDict):
+                update(record[name], values[name])
+            else:
+                record[name] = values[name]
+
+    update(c, saved)
+    return c
+
+
+def _epoch(workdir: pathlib.Path, step: int) -> float | None:
+    """Passes over the data at a step, from the metrics of the run; None where there are none."""
+    if not (workdir / metrics.FILE).is_file():
+        return None
+    rows = [row for row in metrics.read(workdir) if row.get("step")]
+    return step * rows[-1]["epoch"] / rows[-1]["step"] if rows else None

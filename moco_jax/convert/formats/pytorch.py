@@ -1,0 +1,163 @@
+"""Files of tensors: opening them, telling their formats apart, and what all formats share."""
+
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moco_jax import __version__
+from moco_jax.convert import safetensors, torchfile
+from moco_jax.convert.arch import Hints, arch_of
+from moco_jax.convert.contents import ENCODERS, Contents, heads_of
+from moco_jax.convert.match import SHOWN, theirs_of
+from moco_jax.convert.names import Row
+from moco_jax.convert.unpickle import Record, Tensor
+from moco_jax.errors import CheckpointError
+
+RECORD = "moco_jax"  # where our files say what is in them; other readers pass it over
+WRAPPERS = ("state_dict", "model")
+# MoCo v3's names of architectures; timm's training files have other names in their place.
+OFFICIAL_VITS = ("vit_small", "vit_base", "vit_conv_small", "vit_conv_base")
+
+
+class File(NamedTuple):
+    """A file of tensors.
+
+    Attributes:
+      tree: the top level.
+      wrapper: the key of the tensors there; '' where they are the top level.
+      tensors: by name, without a leading 'module.'.
+      record: what a file of ours says about itself; else empty.
+    """
+
+    tree: dict[str, Any]
+    wrapper: str
+    tensors: dict[str, np.ndarray]
+    record: dict[str, Any]
+
+
+def open_file(path: pathlib.Path) -> File:
+    """Opens a file of tensors, whatever its name ends in.
+
+    Raises:
+      CheckpointError: it is damaged, of no known kind, or holds no tensors.
+    """
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if start.startswith(torchfile.ZIP_MAGIC):
+        return _of_tree(torchfile.read_zip(path))
+    if start.startswith(torchfile.LEGACY_MAGIC):
+        return _of_tree(torchfile.read_legacy(path))
+    if start[8:9] == b"{":
+        tensors, metadata = safetensors.read(path)
+        record = known(json.loads(metadata.get(RECORD, "{}")))
+        return File({}, "", _without_module(tensors), record)
+    if start[:1] == b"\x80":
+        raise CheckpointError("a plain pickle; such files (detectron2's) are written, never read")
+    if b"ustar" in start:
+        raise CheckpointError("a tar archive: PyTorch's format before 0.1.10 is not read")
+    raise CheckpointError("neither a PyTorch file nor safetensors")
+
+
+def hints_of(file: File, hints: Hints) -> Hints:
+    """Adds what the file itself says of its attention heads."""
+    said = file.record.get("heads")
+    if said and hints.heads and said != hints.heads:
+        raise CheckpointError(f"the file says {said} attention heads, not {hints.heads}")
+    official = hints.official or (not said and file.tree.get("arch") in OFFICIAL_VITS)
+    return hints._replace(heads=hints.heads or said, official=official)
+
+
+def known(record: Any) -> dict[str, Any]:
+    """The entries of a record that are understood, and well formed."""
+    if not isinstance(record, dict):
+        return {}
+    valid = {
+        "encoder": lambda value: value in ENCODERS,
+        "heads": lambda value: type(value) is int and value > 0,
+        "step": lambda value: type(value) is int and value >= 0,
+    }
+    return {name: record[name] for name, test in valid.items() if test(record.get(name))}
+
+
+def collect(rows: Iterable[Row], contents: Contents, required: set[str]) -> dict[str, np.ndarray]:
+    """The tensors of the rows whose part is there; of required parts, all.
+
+    Raises:
+      CheckpointError: a part is incomplete, and the contents are not known to be partial.
+    """
+    rows = list(rows)
+    there = {row.part for row in rows if row.ours in contents.leaves} | required
+    missing = [r.ours for r in rows if r.part in there and r.ours not in contents.leaves]
+    if missing and not contents.partial:
+        more = [f"and {len(missing) - SHOWN} more"] if len(missing) > SHOWN else []
+        raise CheckpointError(
+            "what is to be written needs more than there is:\n  "
+            + "\n  ".join(missing[:SHOWN] + more)
+        )
+    out: dict[str, np.ndarray] = {}
+    for row in rows:
+        if row.ours in contents.leaves:
+            out |= theirs_of(row, contents.leaves[row.ours])
+    return out
+
+
+def record_of(contents: Contents) -> dict[str, Any]:
+    """What a file of ours says about itself."""
+    model = contents.config.model
+    record = {
+        "version": __version__,
+        "source": contents.format,
+        "encoder": contents.encoder,
+        "arch": arch_of(model),
+        "step": int(contents.step),
+    }
+    if model.name.startswith("vit"):
+        record |= {"heads": heads_of(model), "image_size": int(contents.config.data.image_size)}
+    return record
+
+
+def write_record(contents: Contents) -> str:
+    """`record_of` as JSON."""
+    return json.dumps(record_of(contents))
+
+
+def number(tree: dict[str, Any], key: str) -> float | None:
+    """A number at the top level of a file; None where there is none."""
+    value = tree.get(key)
+    if isinstance(value, Tensor) and value.numpy().size == 1:
+        value = value.numpy().item()
+    return value if isinstance(value, int | float) else None
+
+
+def _of_tree(tree: Any) -> File:
+    if not isinstance(tree, Record):
+        raise CheckpointError(f"a {type(tree).__name__}, where a dict of tensors was expected")
+    wrappers = [key for key in WRAPPERS if _has_tensors(tree.get(key))]
+    if len(wrappers) > 1:
+        raise CheckpointError(f"weights in more than one place: {' and '.join(wrappers)}")
+    wrapper = wrappers[0] if wrappers else ""
+    state = tree[wrapper] if wrapper else tree
+    tensors = {k: v.numpy() for k, v in state.items() if isinstance(v, Tensor)}
+    others = [str(k) for k, v in state.items() if not isinstance(v, Tensor)]
+    if not tensors or others:
+        keys = ", ".join(others[:10]) or "none"
+        raise CheckpointError(f"no dict of tensors, be it on top, in state_dict or model ({keys})")
+    record = tree.get(RECORD)
+    if not wrapper:
+        metadata = getattr(state, "attributes", {}).get("_metadata")
+        record = metadata.get(RECORD) if isinstance(metadata, dict) else None
+    return File(tree, wrapper, _without_module(tensors), known(record))
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(v, Tensor) for v in value.values())
+
+
+def _without_module(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Takes off the prefix of DistributedDataParallel, where all names have it."""
+    if all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors

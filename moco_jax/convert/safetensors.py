@@ -1,0 +1,82 @@
+"""The safetensors format: a length, a JSON header, and the tensors' bytes behind it."""
+
+import json
+import mmap
+import pathlib
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from moco_jax.convert.topickle import pieces
+from moco_jax.errors import CheckpointError
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MAX_HEADER = 100_000_000  # bytes, as the format's own readers allow
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors, as views into the mapped file, and the metadata.
+
+    Raises:
+      CheckpointError: the header is damaged, or a tensor does not lie in the file.
+    """
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    start = 8 + int.from_bytes(mapped[:8], "little")
+    if not 8 < start <= min(len(mapped), 8 + MAX_HEADER):
+        raise CheckpointError("the safetensors header is cut off")
+    try:
+        header = json.loads(mapped[8:start])
+        metadata = header.pop("__metadata__", {})
+        tensors = {name: _tensor(mapped, start, entry) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"the safetensors header is damaged: {error}") from error
+    return tensors, metadata
+
+
+def _tensor(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:
+    dtype, shape = DTYPES[entry["dtype"]], entry["shape"]
+    begin, end = entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+        raise ValueError(f"negative or broken numbers in {entry}")
+    size = 1
+    for n in shape:
+        size *= n
+    if end - begin != size * dtype.itemsize or start + end > len(mapped):
+        raise ValueError(f"{entry} does not fit the file of {len(mapped)} bytes")
+    if not size:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(mapped, dtype, size, start + begin).reshape(shape)
+
+
+def save(tensors: dict[str, np.ndarray], metadata: dict[str, str], file: BinaryIO) -> None:
+    """Writes tensors under their names, and metadata; 'format': 'pt' is what transformers wants."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"} | metadata}
+    position = 0
+    for name, array in tensors.items():
+        end = position + array.nbytes
+        header[name] = {
+            "dtype": _NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for array in tensors.values():
+        for piece in pieces(array):
+            file.write(piece)

@@ -1,0 +1,215 @@
+"""`config.init`: a run's first state, from a checkpoint of any format.
+
+A training file of the same method is continued, optimizer and all; of other files the networks are
+taken. What is taken, what is not and what stays random is logged.
+"""
+
+import logging
+import pathlib
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+
+from moco_jax import convert
+from moco_jax.checkpoint import compare, named
+from moco_jax.config import INIT_PARTS, ConfigDict, choose
+from moco_jax.convert.contents import ONLINE, TARGET, Contents, complete, heads_of
+from moco_jax.convert.formats.ours import in_state, optimizer_leaf, save_imported, spread
+from moco_jax.convert.match import SHOWN
+from moco_jax.convert.position import resize
+from moco_jax.errors import CheckpointError
+from moco_jax.experiment import Experiment, abstract_state, fresh_state
+from moco_jax.step import TrainState
+
+log = logging.getLogger(__name__)
+
+Leaves = dict[str, np.ndarray]
+NETWORKS = ("backbone", "projector", "predictor", "classifier")
+# What a leaf belongs to, by how its name begins.
+PARTS = {
+    "params/backbone/": "backbone",
+    "params/projector/": "projector",
+    "params/predictor/": "predictor",
+    "params/classifier/": "classifier",
+    "method_state/target/params/backbone/": "key backbone",
+    "method_state/target/params/projector/": "key projector",
+    "method_state/queue": "queue",
+    "opt": "optimizer",
+}
+HINT = "config.init_part='backbone' takes the backbone alone, 'weights' all but the optimizer."
+
+
+def first_state(x: Experiment, workdir: pathlib.Path) -> TrainState:
+    """The state before the first step: random, or from `config.init`.
+
+    Args:
+      x: the experiment.
+      workdir: where what the file holds beyond a TrainState is kept, for the way back.
+
+    Raises:
+      ValueError: an unknown value, or the training in the file is longer than the run.
+      FileNotFoundError: there is no such file.
+      CheckpointError: the file cannot be read, or holds other networks than the run's.
+    """
+    part = choose("init_part", x.config.init_part, INIT_PARTS)
+    if not x.config.init:
+        return fresh_state(x)
+    like = abstract_state(x)
+    wanted = named(like)
+    contents = _fit_position(_read(x.config), x.config)
+    taken = _networks(_backbone(contents) if part == "backbone" else contents, wanted)
+    if part == "all" and contents.method == x.config.method.name and contents.holds("optimizer/"):
+        step = _step(contents, x)
+        taken |= _optimizer(contents, wanted, x.config, step)
+        if jax.process_index() == 0:
+            save_imported(contents._replace(step=step), workdir)
+    _report(contents, wanted, taken)
+    # Nothing is made that would be replaced.
+    leaves = {} if taken.keys() >= wanted.keys() else named(fresh_state(x))
+    for name, value in taken.items():
+        value = np.asarray(value, wanted[name].dtype)
+        leaves[name] = jax.device_put(value, wanted[name].sharding)
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
+
+
+def _read(config: ConfigDict) -> Contents:
+    vit = config.model.name.startswith("vit")
+    contents = convert.read(config.init, heads=heads_of(config.model) if vit else None)
+    found = contents.config.model
+    if vit and found.name.startswith("vit") and heads_of(found) != heads_of(config.model):
+        raise CheckpointError(
+            f"{config.init}: {heads_of(found)} attention heads, {heads_of(config.model)} in the run"
+        )
+    return contents
+
+
+def _fit_position(contents: Contents, config: ConfigDict) -> Contents:
+    """The contents with a position embedding for the run's grid and of the run's kind."""
+    if not all(c.model.name.startswith("vit") for c in (contents.config, config)):
+        return contents
+    there, here = contents.config.model.vit.position, config.model.vit.position
+    contents = resize(contents, config.data.image_size)
+    if there == here:
+        return contents
+    if (there, here) != ("sincos", "learned"):
+        raise CheckpointError(f"{config.init}: position embedding {there!r}, {here!r} in the run")
+    log.info("Position embedding: fixed in the file, trained from here on")
+    places = {places["constants"]: places["params"] for places in (ONLINE, TARGET)}
+    leaves = {}
+    for name, leaf in complete(contents).leaves.items():
+        first, _, rest = name.partition("/")
+        leaves[f"{places.get(first, first)}/{rest}" if rest else name] = leaf
+    return contents._replace(leaves=leaves)
+
+
+def _backbone(contents: Contents) -> Contents:
+    prefixes = ("params/backbone/", "method_state/stats/backbone/")
+    leaves = {name: leaf for name, leaf in contents.leaves.items() if name.startswith(prefixes)}
+    return contents._replace(leaves=leaves)
+
+
+def _networks(contents: Contents, wanted: Leaves) -> Leaves:
+    """Parameters and statistics of the networks that the file and the run both have, and the queue.
+
+    A key encoder that the file lacks starts as a copy of the query encoder.
+    """
+    taken: Leaves = {}
+    for network in NETWORKS:
+        taken |= _take(contents, wanted, f"params/{network}/", f"method_state/stats/{network}/")
+    if "backbone" not in {name.split("/")[1] for name in taken}:
+        raise CheckpointError("init: there is no backbone in the file")
+    for network in NETWORKS:
+        prefixes = [f"method_state/target/{kind}/{network}/" for kind in ("params", "stats")]
+        found = _take(contents, wanted, *prefixes)
+        copied = {} if found else _copies(taken, wanted, *prefixes)
+        if copied:
+            log.info("Key %s: a copy of the query encoder's", network)
+        taken |= found | copied
+    return taken | _take(contents, wanted, "method_state/queue")
+
+
+def _take(contents: Contents, wanted: Leaves, *prefixes: str) -> Leaves:
+    """The leaves under the prefixes, with as many BatchNorm groups as the run has.
+
+    Nothing, where the file or the run has nothing there; an error, where they do not fit.
+    """
+    here = {name: leaf for name, leaf in wanted.items() if name.startswith(prefixes)}
+    there = {
+        name: leaf
+        for name, leaf in contents.leaves.items()
+        if name.startswith(prefixes) and in_state(name)
+    }
+    if not here or not there:
+        return {}
+    for name in there.keys() & here.keys():
+        if "/stats/" in name:
+            there[name] = spread(there[name], here[name].shape[0])
+    _demand_equal(there, here)
+    return there
+
+
+def _copies(taken: Leaves, wanted: Leaves, *prefixes: str) -> Leaves:
+    """The query encoder's leaves under the names of the key encoder."""
+    out = {}
+    for name in wanted:
+        if name.startswith(prefixes):
+            rest = name.removeprefix("method_state/target/")
+            source = rest if rest.startswith("params/") else f"method_state/{rest}"
+            if source in taken:
+                out[name] = taken[source]
+    return out
+
+
+def _step(contents: Contents, x: Experiment) -> int:
+    """The step of the run that the file stands at: as many passes over the data."""
+    epochs = contents.epoch
+    step = contents.step if epochs is None else round(epochs * x.steps_per_epoch)
+    if step >= x.steps:
+        raise ValueError(
+            f"init={x.config.init!r} stands at step {step}, and the run has {x.steps} (epochs="
+            f"{x.config.epochs:g}); init_part='weights' starts anew from its weights"
+        )
+    return step
+
+
+def _optimizer(contents: Contents, wanted: Leaves, config: ConfigDict, step: int) -> Leaves:
+    """The state of the optimizer, and the counts of steps."""
+    there, here = contents.config.optim.name, config.optim.name
+    if there != here:
+        raise CheckpointError(f"{config.init}: state of optimizer {there!r}, not {here!r}. {HINT}")
+    names = {n: optimizer_leaf(n, wanted) for n in wanted if n.startswith("opt_state/")}
+    skipped = contents.leaves.get("skipped", np.zeros(2, np.int32))
+    counts = {"step": np.int32(step)}
+    saved = {n: leaf for n, leaf in contents.leaves.items() if n.startswith("optimizer/")} | counts
+    _demand_equal(saved, {source: wanted[name] for name, source in names.items()})
+    taken = {name: saved[source] for name, source in names.items()}
+    return taken | counts | {"skipped": skipped}
+
+
+def _demand_equal(there: Leaves, here: Leaves) -> None:
+    lines = compare(there, here)
+    if lines:
+        more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+        text = "\n".join(lines[:SHOWN] + more)
+        raise CheckpointError(f"init: the file is of another network than the run:\n{text}\n{HINT}")
+
+
+def _report(contents: Contents, wanted: Leaves, taken: Leaves) -> None:
+    """Logs by part what is taken, what stays random, and what in the file is not used."""
+
+    def parts(names: Iterable[str]) -> list[str]:
+        names = list(names)
+        return [
+            part for start, part in PARTS.items() if any(name.startswith(start) for name in names)
+        ]
+
+    log.info("Taken: %s", ", ".join(parts(taken)))
+    if rest := parts(wanted.keys() - taken.keys()):
+        log.info("Random as in a new run: %s", ", ".join(rest))
+    unused = {n for n in contents.leaves.keys() - taken.keys() if in_state(n)}
+    if "step" not in taken:
+        unused |= {n for n in contents.leaves if n.startswith("optimizer/")}
+        log.info("A new run, from step 0 on")
+    if unused := parts(unused):
+        log.info("Not used: %s", ", ".join(unused))

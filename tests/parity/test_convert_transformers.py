@@ -1,0 +1,94 @@
+"""Folders of transformers: `from_pretrained` loads what is written, with equal outputs.
+
+float32 on both sides; 1e-4 is some hundred roundings, which is what 50 layers accumulate.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.parity import torchvision_ops  # noqa: F401  isort: skip  lets transformers import it
+from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
+
+from moco_jax import convert
+from moco_jax.errors import CheckpointError
+from tests.parity.test_convert_models import MODELS, SIZE, features, images, torch_features
+from tests.parity.torch_weights import nchw, randomize, relative_error
+
+pytestmark = pytest.mark.parity
+
+
+def outputs(model, x):
+    """The class token after the last norm, or the pooled features."""
+    with torch.no_grad():
+        out = model.eval()(nchw(x))
+    if isinstance(model, ResNetModel):
+        return out.pooler_output.flatten(1).numpy()
+    return out.last_hidden_state[:, 0].numpy()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vit_small", "vit_base"])
+def test_written_folders_load_with_equal_outputs(name, tmp_path):
+    model, x = MODELS[name](), images()
+    torch.save(model.state_dict(), tmp_path / "there.pth")
+    contents = convert.read(tmp_path / "there.pth", arch=name)
+    convert.write(tmp_path / "folder", contents, "transformers")
+    if name.startswith("resnet"):
+        loaded, info = ResNetModel.from_pretrained(tmp_path / "folder", output_loading_info=True)
+    else:
+        loaded, info = ViTModel.from_pretrained(
+            tmp_path / "folder", add_pooling_layer=False, output_loading_info=True
+        )
+        assert loaded.config.layer_norm_eps == 1e-6
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    want = torch_features(model, x)
+    assert relative_error(outputs(loaded, x), want) < 1e-4
+    back = convert.read(tmp_path / "folder")
+    assert relative_error(features(back, x), want) < 1e-4
+    assert back.config.model.vit.position == "sincos"
+    for leaf, array in contents.leaves.items():
+        if "classifier" not in leaf:
+            np.testing.assert_array_equal(back.leaves[leaf], array, leaf)
+
+
+def small(kind):
+    if kind == "vit":
+        config = ViTConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+            image_size=SIZE, patch_size=16, layer_norm_eps=1e-6,
+        )  # fmt: skip
+        return randomize(ViTModel(config), 0)
+    sizes = {"hidden_sizes": [8, 16, 32, 64], "depths": [2, 2, 2, 2], "layer_type": "basic"}
+    return randomize(ResNetModel(ResNetConfig(embedding_size=8, **sizes)), 0)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_folders_are_read_and_written_back_to_the_bit(kind, tmp_path):
+    model, x = small(kind), images()
+    model.save_pretrained(tmp_path / "there")
+    contents = convert.read(tmp_path / "there")
+    assert relative_error(features(contents, x), outputs(model, x)) < 1e-4
+    convert.write(tmp_path / "ours", contents, "ours")
+    convert.convert(tmp_path / "ours", tmp_path / "back", "transformers")
+    loaded = type(model).from_pretrained(tmp_path / "back")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("hidden_act", "gelu_new", "hidden_act='gelu_new' is not read, only 'gelu'"),
+        ("model_type", "bert", "model_type 'bert'"),
+        ("num_hidden_layers", 3, r"missing: encoder\.layer\.2\."),
+        ("hidden_size", "wide", "config.json"),
+    ],
+)
+def test_a_config_that_is_not_ours_is_refused(field, value, message, tmp_path):
+    small("vit").save_pretrained(tmp_path / "there")
+    path = tmp_path / "there" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(CheckpointError, match=message):
+        convert.read(tmp_path / "there")
