@@ -162,29 +162,35 @@ def _load_views(
 def _load_center(
     source: EncodedSource, share: float, max_pixels: int, index: int, _: int, out: np.ndarray
 ) -> Loaded:
+    def fill(image: np.ndarray) -> None:
+        out[:] = crop.center_crop(image, len(out), share)
+
     out[:] = 0
-    if index < 0:
-        return Loaded(-1, -1)
-    try:
-        image, label = read(source, index, max_pixels)
-    except crop.BadImage as error:
-        return Loaded(-1, -1, (str(error),))
-    out[:] = crop.center_crop(image, len(out), share)
-    return Loaded(index, label)
+    return _load_one(source, max_pixels, index, fill)
 
 
 def _load_whole(
     source: EncodedSource, max_pixels: int, index: int, _: int, out: np.ndarray
 ) -> Loaded:
+    def fill(image: np.ndarray) -> None:
+        if image.shape != out.shape:
+            raise crop.BadImage(f"{source.item_name(index)} has another size")
+        out[:] = image
+
+    return _load_one(source, max_pixels, index, fill)
+
+
+def _load_one(
+    source: EncodedSource, max_pixels: int, index: int, fill: Callable[[np.ndarray], None]
+) -> Loaded:
+    """Reads an image and hands it to `fill`; padding and bad images have index and label -1."""
     if index < 0:
         return Loaded(-1, -1)
     try:
         image, label = read(source, index, max_pixels)
+        fill(image)
     except crop.BadImage as error:
         return Loaded(-1, -1, (str(error),))
-    if image.shape != out.shape:
-        return Loaded(-1, -1, (f"{source.item_name(index)} has another size",))
-    out[:] = image
     return Loaded(index, label)
 
 
