@@ -96,8 +96,6 @@ def _loop(
     c, monitor, encode = x.config, make_monitor(x), make_encode(x)
     progress = metric_files.Progress(x.steps)
     knn_every = c.knn.every_epochs * x.steps_per_epoch
-
-    position = start
     if start == 0:
         row = {"step": 0, "epoch": 0.0}
         row |= monitor.measure("knn_top1_raw", make_pixels(x))
@@ -133,7 +131,7 @@ def _loop(
                 break
             batch = batches.get(interval.busy)
     checkpoints.wait()
-    return position == x.steps
+    return last
 
 
 def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> Any:
