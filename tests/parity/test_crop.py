@@ -14,28 +14,13 @@ from tests.parity import torchvision_ops  # noqa: F401  isort: skip  lets torchv
 from torchvision import transforms
 from torchvision.transforms import functional
 
+from benchmarks.images import natural
 from moco_jax.data import crop
 
 pytestmark = pytest.mark.parity
 
 COUNT = 4000
 RATIO = (3 / 4, 4 / 3)
-
-
-def natural(height, width, seed):
-    """Colour noise with the 1/f spectrum of photographs, the channels alike as there."""
-    rng = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
-    frequency[0, 0] = 1
-
-    def noise():
-        spectrum = np.fft.rfft2(rng.normal(size=(height, width))) / frequency**1.1
-        field = np.fft.irfft2(spectrum, (height, width))
-        return field / field.std()
-
-    gray = noise()
-    image = np.stack([gray + 0.4 * noise() for _ in range(3)], -1)
-    return (128 + 55 * image / image.std()).clip(0, 255).astype(np.uint8)
 
 
 def torchvision_boxes(height, width, area, ratio, count=COUNT):
