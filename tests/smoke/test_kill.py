@@ -51,12 +51,14 @@ def start(tmp_path, method, workdir, *flags):
     )  # fmt: skip
 
 
-def wait_for_step(process, workdir, step):
-    """Blocks until the run has logged `step`."""
+def wait_for_step(process, workdir, step, saved=False):
+    """Blocks until the run has logged `step`, and committed a checkpoint where `saved`."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         rows = metrics.read(workdir) if (workdir / "metrics.jsonl").exists() else []
-        if rows and rows[-1]["step"] >= step:
+        # Saving is asynchronous: the checkpoint of a step appears some steps later.
+        committed = not saved or any(p.name.isdigit() for p in workdir.glob("checkpoints/*"))
+        if rows and rows[-1]["step"] >= step and committed:
             return
         time.sleep(0.01)
     raise AssertionError(f"step {step} not reached: {process.communicate()[1]}")
@@ -75,7 +77,7 @@ def test_killed_at_a_random_step_and_resumed_is_bitwise_the_same(method, source,
     whole = start(tmp_path, method, tmp_path / "whole")
     assert whole.wait(300) == 0, whole.communicate()[1]
     broken = start(tmp_path, method, tmp_path / "broken")
-    wait_for_step(broken, tmp_path / "broken", random.SystemRandom().randint(4, 15))
+    wait_for_step(broken, tmp_path / "broken", random.SystemRandom().randint(4, 15), saved=True)
     broken.send_signal(signal.SIGKILL)
     broken.communicate()
     again = start(tmp_path, method, tmp_path / "broken")
