@@ -10,7 +10,7 @@ import numpy as np
 
 from moco_jax import config
 from moco_jax.checkpoint import named
-from moco_jax.convert import topickle
+from moco_jax.convert import topickle, torchfile
 from moco_jax.convert.contents import Contents
 from moco_jax.convert.formats.ours import optimizer_leaf
 from moco_jax.convert.torchfile import LEGACY_NUMBER, LEGACY_PROTOCOL
@@ -122,3 +122,14 @@ def small_contents(method="moco", vit=False, step=5, **sizes) -> Contents:
     if method == "moco":
         leaves["method_state/queue_ptr"] = np.asarray(3, np.int32)
     return Contents("ours", c, leaves, method=method, epoch=2.0, step=step)
+
+
+def save_torch(path, tree):
+    with open(path, "wb") as file:
+        topickle.save_zip(tree, file)
+    return path
+
+
+def load_torch(path):
+    tree = torchfile.read_zip(path)
+    return tree, {name: t.numpy() for name, t in tree.get("state_dict", tree).items()}
