@@ -32,7 +32,7 @@ def timms(share, cuts, centre=(0, 0), smoothing=0.1):
     mixer = timm_mixup.Mixup(0.8, 1.0, label_smoothing=smoothing, num_classes=CLASSES)
     x = torch.from_numpy(np.moveaxis(images(), -1, 1).copy())
     with (
-        mock.patch.object(mixer, "_params_per_batch", lambda: (share, cuts)),
+        mock.patch.object(mixer, "_params_per_batch", return_value=(share, cuts)),
         mock.patch.object(timm_mixup.np.random, "randint", mock.Mock(side_effect=centre)),
     ):
         x, targets = mixer(x, torch.from_numpy(LABELS))
