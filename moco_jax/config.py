@@ -116,6 +116,7 @@ def default() -> ConfigDict:
     v.width = 0  # features of a token; 0: the name's
     v.depth = 0  # blocks; 0: the name's
     v.heads = 0  # 0: the name's
+    v.drop_path = 0.0  # stochastic depth: share of images that the last block's branches leave out
 
     c.method = t = ConfigDict()
     t.name = "moco"  # moco: v1 and v2, with a queue; moco_v3

@@ -114,6 +114,19 @@ class FeedForward(nn.Module):
         return dense(x.shape[-1], name="fc2")(nn.gelu(hidden, approximate=False))
 
 
+def drop_path(x: jax.Array, rate: float | jax.Array, key: jax.Array) -> jax.Array:
+    """Stochastic depth (arXiv:1603.09382): leaves a residual branch out of some images.
+
+    Args:
+      x: (B, N, C), the branch's output.
+      rate: the share of images without it, in [0, 1); the others are divided by 1 - rate.
+      key: random key.
+    """
+    keep = 1.0 - rate
+    kept = jax.random.bernoulli(key, keep, (x.shape[0], 1, 1))
+    return jnp.where(kept, x / jnp.asarray(keep, x.dtype), 0)
+
+
 class Block(nn.Module):
     """A pre-norm Transformer block.
 
@@ -121,17 +134,26 @@ class Block(nn.Module):
       heads: A; divides C.
       norm: the normalization.
       dtype: of the computation.
+      drop_path: rate of `drop_path` in training, for either branch; above 0 it needs the random
+        stream 'dropout'.
     """
 
     heads: int
     norm: Norm
     dtype: Any
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B, N, C) to (B, N, C)."""
-        x += Attention(self.heads, self.dtype, name="attn")(self.norm(x, train, "norm1"))
-        return x + FeedForward(self.dtype, name="mlp")(self.norm(x, train, "norm2"))
+
+        def drop(y: jax.Array) -> jax.Array:
+            if not (train and self.drop_path):
+                return y
+            return drop_path(y, self.drop_path, self.make_rng("dropout"))
+
+        x += drop(Attention(self.heads, self.dtype, name="attn")(self.norm(x, train, "norm1")))
+        return x + drop(FeedForward(self.dtype, name="mlp")(self.norm(x, train, "norm2")))
 
 
 class ViT(nn.Module):
@@ -147,6 +169,7 @@ class ViT(nn.Module):
       pool: 'cls': the class token after the last norm; 'avg_norm', 'avg': no class token, the
         mean over the patches after the last norm and without it (2104.02057, section 4.3).
       norm: 'layer': LayerNorm, epsilon 1e-6; 'batch': BatchNorm over images and tokens.
+      drop_path: rate of `drop_path` in the last block; it grows linearly from 0 in the first.
       bn_groups: of every BatchNorm.
       dtype: of the computation; parameters, statistics and the output are float32.
     """
@@ -159,6 +182,7 @@ class ViT(nn.Module):
     position: str = "sincos"
     pool: str = "cls"
     norm: str = "layer"
+    drop_path: float = 0.0
     bn_groups: int = 1
     dtype: Any = jnp.float32
 
@@ -177,6 +201,8 @@ class ViT(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Images (B, H, W, channels) to features (B, C), float32.
 
+        In training with `drop_path` the caller gives the random stream 'dropout'.
+
         Raises:
           ValueError: the patches do not tile the images.
         """
@@ -186,7 +212,8 @@ class ViT(nn.Module):
             norm = partial(_layer_norm, self.dtype)
         x = self._tokens(x, train)
         for i in range(self.depth):
-            x = Block(self.heads, norm, self.dtype, name=f"blocks_{i}")(x, train)
+            rate = self.drop_path * i / max(self.depth - 1, 1)
+            x = Block(self.heads, norm, self.dtype, rate, name=f"blocks_{i}")(x, train)
         if self.pool != "avg":
             x = norm(x, train, "norm")
         x = x[:, 0] if self.pool == "cls" else jnp.mean(x, 1, dtype=jnp.float32)
@@ -231,6 +258,7 @@ def make_vit(size: str, model: ConfigDict, image_size: int, bn_groups: int, dtyp
         position=choose("model.vit.position", v.position, POSITIONS),
         pool=choose("model.vit.pool", v.pool, POOLS),
         norm=choose("model.vit.norm", v.norm, NORMS),
+        drop_path=v.drop_path,
         bn_groups=bn_groups,
         dtype=dtype,
     )
@@ -244,6 +272,8 @@ def _check(vit: ViT) -> None:
     for field in ("width", "depth", "heads", "patch"):
         if getattr(vit, field) < 1:
             raise ValueError(f"model.vit.{field}={getattr(vit, field)} must be at least 1")
+    if not 0 <= vit.drop_path < 1:
+        raise ValueError(f"model.vit.drop_path={vit.drop_path} must be 0 or more and below 1")
     if vit.stem == "conv" and vit.patch != CONV_STEM_PATCH:
         raise ValueError(
             f"model.vit.patch={vit.patch} must be {CONV_STEM_PATCH} with model.vit.stem='conv'"

@@ -4,6 +4,7 @@ float32 on both sides; 1e-4 is some hundred roundings, which is what twelve bloc
 """
 
 import math
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tests.parity import torchvision_ops  # noqa: F401  isort: skip  lets timm import torchvision
+from timm.layers import drop
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -164,3 +166,25 @@ def test_training(record):
     assert largest_error(new.get("batch_stats", {}), after) < 1e-4
     want_grads = gradients(model, RENAMES[:-1] if stem == "conv" else RENAMES)
     assert largest_error(grads, want_grads) < 1e-3
+
+
+def test_drop_path():
+    """In training, with the same images left out: rates, places and scaling of four blocks."""
+    model = timm_vit(64, 4, 4, drop_path_rate=0.6)
+    ours = make_ours(width=64, depth=4, heads=4, drop_path=0.6)
+    masks = np.random.default_rng(0).random((6, 8)) < 0.5  # the first block drops none
+    x, torchs, rates = np.tile(images(64, 64), (4, 1, 1, 1)), iter(masks), []
+
+    def drop_torch(branch, rate, training, scale_by_keep):
+        assert training
+        assert scale_by_keep
+        rates.append(rate)
+        mask = torch.from_numpy(next(torchs).astype(np.float32)).reshape(-1, 1, 1)
+        return branch * mask.div(1 - rate)
+
+    with mock.patch.object(drop, "drop_path", drop_torch):
+        want = model.train()(nchw(x)).detach()
+    with mock.patch.object(jax.random, "bernoulli", side_effect=masks.reshape(6, 8, 1, 1)) as drawn:
+        got = ours.apply(variables_of(model), x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert relative_error(got, want) < 1e-4
+    np.testing.assert_allclose([call.args[1] for call in drawn.call_args_list], 1 - np.array(rates))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import InvalidRngError
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -14,7 +15,7 @@ from moco_jax.models.heads import make_head
 from moco_jax.models.norm import BatchNorm
 from moco_jax.models.resnet import ResNet
 from moco_jax.models.tokens import patch_grid
-from moco_jax.models.vit import ViT
+from moco_jax.models.vit import ViT, drop_path
 
 # Without classifier and without position embedding, which is no parameter.
 PARAMETERS = {
@@ -298,6 +299,31 @@ def test_resolve_dtype(monkeypatch):
         assert models.resolve_dtype("bfloat16") == jnp.bfloat16
 
 
+# Stochastic depth
+
+
+def test_drop_path_leaves_out_whole_images_and_keeps_the_mean():
+    x = np.tile(np.float32([[[1, 2], [3, 4], [5, 6]]]), (2000, 1, 1))
+    out = np.asarray(jax.jit(drop_path)(x, 0.3, jax.random.key(0)))
+    dropped = np.all(out == 0, axis=(1, 2))
+    assert abs(dropped.mean() - 0.3) < 0.04
+    np.testing.assert_allclose(out[~dropped], x[~dropped] / 0.7, rtol=1e-6)
+
+
+def test_drop_path_acts_in_training_only_and_by_its_key():
+    plain, net = make_small("vit"), make_small("vit", drop_path=0.5)
+    variables, x = init(plain, images(1, 32, 32, 3)), images(8, 32, 32, 3)
+    assert jax.tree.structure(shapes(net, 1, 32, 32, 3)[1]) == jax.tree.structure(variables)
+    train = jax.jit(lambda key: net.apply(variables, x, True, rngs={"dropout": key}))
+    first, again, other = (np.asarray(train(jax.random.key(i))) for i in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1
+    evaluation = [jax.jit(n.apply, static_argnums=2)(variables, x, False) for n in (plain, net)]
+    np.testing.assert_array_equal(*evaluation)
+    with pytest.raises(InvalidRngError):
+        jax.eval_shape(lambda: net.apply(variables, x, True))
+
+
 # BatchNorm
 
 
@@ -383,6 +409,7 @@ def test_grouped_resnet_needs_no_communication():
         ("vit_tiny", {"patch": 8, "stem": "conv"}, "model.vit.patch=8 must be 16"),
         ("vit_tiny", {"width": 90}, "width=90 must be a multiple of 4.*nearest: 88"),
         ("vit_tiny", {"width": 92, "stem": "conv"}, "width=92 must be a multiple of 8"),
+        ("vit_tiny", {"drop_path": 1.0}, "drop_path=1.0 must be 0 or more and below 1"),
         ("vit_tiny", {"heads": 5}, "model.vit.heads=5 must divide the width 192; nearest: [46]"),
     ],
 )
