@@ -144,6 +144,8 @@ def default() -> ConfigDict:
     o.eps = 1e-8
     o.trust_coefficient = 0.001  # of lars
     o.exclude_1d = False  # no decay and no trust ratio for parameters of one dimension or none
+    o.exclude = ()  # the same for parameter paths by regular expression, e.g. "pos_embed"
+    o.layer_decay = 1.0  # of the learning rate, a factor for each layer down; 1: none
     o.clip_norm = 0.0  # global gradient norm; 0: no clipping
     o.freeze = ()  # regular expressions of parameter paths, e.g. "backbone/patch_embed"
 

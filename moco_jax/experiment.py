@@ -63,7 +63,7 @@ def build(config: ConfigDict) -> Experiment:
     method = make_method(config, shape, views, steps)
     schedule = make_schedule(config.optim, d.batch_size, steps, steps_per_epoch)
     params, _ = jax.eval_shape(method.init, jax.random.key(config.seed))
-    tx = make_optimizer(config.optim, params, schedule)
+    tx = make_optimizer(config.optim, params, schedule, method.layers)
     groups = parameter_groups(config.optim, params)
     frozen = jax.tree.map(lambda group: group == "frozen", groups)
     return Experiment(
@@ -177,7 +177,7 @@ def describe(x: Experiment) -> None:
     params, _ = jax.eval_shape(x.method.init, jax.random.key(0))
     table = parameter_overview.get_parameter_overview(params, include_stats=False)
     log.info("Parameters of the online network:\n%s", table)
-    for line in describe_optimizer(c.optim, params):
+    for line in describe_optimizer(c.optim, params, x.method.layers):
         log.info("%s", line)
     log.info(
         "%d steps: %g epochs of %.1f steps; chance loss %.3f",

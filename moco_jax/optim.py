@@ -63,7 +63,7 @@ def make_schedule(
 
 
 def make_optimizer(
-    optim: ConfigDict, params: Any, schedule: optax.Schedule
+    optim: ConfigDict, params: Any, schedule: optax.Schedule, layers: Sequence[str] = ()
 ) -> optax.GradientTransformation:
     """Builds the optimizer that `config.optim` names.
 
@@ -79,10 +79,10 @@ def make_optimizer(
       optim: `config.optim`.
       params: the parameters, or their shapes.
       schedule: step -> learning rate.
+      layers: `Method.layers`, for `optim.layer_decay`; the optimizer's state is the same without.
 
     Raises:
-      ValueError: an unknown optimizer, a value out of range, or a freeze pattern that matches
-        nothing.
+      ValueError: an unknown optimizer, a value out of range, or a pattern that matches nothing.
     """
     _check(optim)
     groups = parameter_groups(optim, params)
@@ -93,32 +93,67 @@ def make_optimizer(
         optax.scale_by_learning_rate(schedule),
     )
     parts = jax.tree.map(lambda group: "frozen" if group == "frozen" else "trained", groups)
-    return optax.partition({"trained": chain, "frozen": optax.set_to_zero()}, parts)
+    rule = optax.partition({"trained": chain, "frozen": optax.set_to_zero()}, parts)
+    return rule if optim.layer_decay == 1 else _scaled(rule, layer_scales(optim, params, layers))
+
+
+def layer_scales(optim: ConfigDict, params: Any, layers: Sequence[str]) -> Any:
+    """The tree of `params` with what `optim.layer_decay` multiplies each learning rate by.
+
+    As in fine-tuning BEiT (arXiv:2106.08254) and MAE (arXiv:2111.06377): 1 for the heads and the
+    backbone's last norm, and one power more for each layer further down. What a backbone has
+    beside its layers and `norm` (embeddings, the norms of its stem) goes with the first layer.
+
+    Args:
+      optim: `config.optim`.
+      params: the parameters, or their shapes.
+      layers: path prefixes, in `params`, of the backbone's layers from the first to the last.
+    """
+    backbone = {layer.split("/")[0] for layer in layers}
+
+    def scale(path: tuple, leaf: jax.Array) -> float:
+        del leaf
+        name = _name(path) + "/"
+        network, part = name.split("/")[:2]
+        if network not in backbone or part == "norm":
+            return 1.0
+        place = next((i for i, layer in enumerate(layers) if name.startswith(f"{layer}/")), 0)
+        return optim.layer_decay ** (len(layers) - place)
+
+    return jax.tree_util.tree_map_with_path(scale, params)
 
 
 def parameter_groups(optim: ConfigDict, params: Any) -> Any:
     """The tree of `params` with 'regular', 'excluded' or 'frozen' for each leaf.
 
     A parameter is frozen when one of the regular expressions in `optim.freeze` is found
-    anywhere in its path (re.search), such as 'backbone/conv1/kernel'; '^' and '$' bind it.
+    anywhere in its path (re.search), such as 'backbone/conv1/kernel'; '^' and '$' bind it. It is
+    excluded by one of `optim.exclude`, or by `optim.exclude_1d`.
 
     Raises:
       ValueError: a pattern that is no regular expression or matches nothing, or patterns that
         together match everything.
     """
     paths = jax.tree_util.tree_map_with_path(lambda path, _: _name(path), params)
-    _check_patterns(optim.freeze, jax.tree.leaves(paths))
+    frozen = _matching(optim, "freeze", jax.tree.leaves(paths))
+    excluded = _matching(optim, "exclude", jax.tree.leaves(paths))
+    if len(frozen) == len(jax.tree.leaves(paths)):
+        raise ValueError(f"optim.freeze={tuple(optim.freeze)} leaves no parameter to train")
 
     def group(path: str, leaf: jax.Array) -> str:
-        if any(re.search(pattern, path) for pattern in optim.freeze):
+        if path in frozen:
             return "frozen"
-        return "excluded" if optim.exclude_1d and leaf.ndim <= 1 else "regular"
+        by_size = optim.exclude_1d and leaf.ndim <= 1
+        return "excluded" if by_size or path in excluded else "regular"
 
     return jax.tree.map(group, paths, params)
 
 
-def describe_optimizer(optim: ConfigDict, params: Any) -> list[str]:
-    """Lines for the log: each group of parameters, its size, and the names in short form."""
+def describe_optimizer(optim: ConfigDict, params: Any, layers: Sequence[str] = ()) -> list[str]:
+    """Lines for the log: each group of parameters, its size, and the names in short form.
+
+    With `optim.layer_decay`, also what it makes of the learning rate.
+    """
     trusts = {"lars": f"trust ratio times {optim.trust_coefficient:g}", "lamb": "trust ratio"}
     trust = trusts.get(optim.name)
     titles = {
@@ -126,13 +161,15 @@ def describe_optimizer(optim: ConfigDict, params: Any) -> list[str]:
         "excluded": "no decay" + (", no trust ratio" if trust else ""),
         "frozen": "frozen",
     }
-    groups = jax.tree.leaves(parameter_groups(optim, params))
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [
-        f"{optim.name}: {title}: "
-        + _summary([leaf for leaf, other in zip(leaves, groups, strict=True) if other == group])
-        for group, title in titles.items()
-    ]
+    groups = parameter_groups(optim, params)
+    lines = [f"{title}: {_summary(params, groups, group)}" for group, title in titles.items()]
+    if optim.layer_decay != 1:
+        lowest = optim.layer_decay ** len(layers)
+        lines.append(
+            f"learning rate times {lowest:.3g} at {layers[0]} to {optim.layer_decay:g} at "
+            f"{layers[-1]}, 1 at {_summary(params, layer_scales(optim, params, layers), 1.0)}"
+        )
+    return [f"{optim.name}: {line}" for line in lines]
 
 
 def _rule(optim: ConfigDict, regular: Any) -> tuple[optax.GradientTransformation, ...]:
@@ -162,12 +199,23 @@ def _promoting(inner: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.GradientTransformation(inner.init, update)
 
 
+def _scaled(inner: optax.GradientTransformation, scales: Any) -> optax.GradientTransformation:
+    """Multiplies each update by its leaf of `scales`; the state stays that of `inner`."""
+
+    def update(*args: Any) -> tuple[Any, Any]:
+        updates, state = inner.update(*args)
+        return jax.tree.map(lambda u, scale: scale * u, updates, scales), state
+
+    return optax.GradientTransformation(inner.init, update)
+
+
 def _check(optim: ConfigDict) -> None:
     choose("optim.name", optim.name, OPTIMIZERS)
     for name in ("weight_decay", "clip_norm"):
         _require(optim, name, 0 <= optim[name] < math.inf, "finite and not negative")
     for name in ("momentum", "b1", "b2"):
         _require(optim, name, 0 <= optim[name] < 1, "0 or more and below 1")
+    _require(optim, "layer_decay", 0 < optim.layer_decay <= 1, "above 0 and at most 1")
     for name in ("eps", "trust_coefficient"):
         _require(optim, name, 0 < optim[name] < math.inf, "finite and positive")
 
@@ -177,30 +225,32 @@ def _require(optim: ConfigDict, name: str, ok: bool, expected: str) -> None:
         raise ValueError(f"optim.{name}={optim[name]} must be {expected}")
 
 
-def _check_patterns(patterns: Sequence[str], paths: list[str]) -> None:
-    frozen = set()
-    for pattern in patterns:
+def _matching(optim: ConfigDict, name: str, paths: list[str]) -> set[str]:
+    """The paths in which a pattern of the option `name` is found."""
+    matching = set()
+    for pattern in optim[name]:
         try:
             matched = [path for path in paths if re.search(pattern, path)]
         except re.error as error:
-            raise ValueError(f"optim.freeze: {pattern!r} is not valid: {error}") from None
+            raise ValueError(f"optim.{name}: {pattern!r} is not valid: {error}") from None
         if not matched:
             known = {
                 start for path in paths for start in accumulate(path.split("/"), "{}/{}".format)
             }
             near = ", ".join(get_close_matches(pattern, sorted(known), 3, 0.0))
-            raise ValueError(f"optim.freeze: {pattern!r} matches no parameter; nearest: {near}")
-        frozen.update(matched)
-    if len(frozen) == len(paths):
-        raise ValueError(f"optim.freeze={tuple(patterns)} leaves no parameter to train")
+            raise ValueError(f"optim.{name}: {pattern!r} matches no parameter; nearest: {near}")
+        matching.update(matched)
+    return matching
 
 
 def _name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _summary(leaves: list[tuple[tuple, jax.Array]], shown: int = 8) -> str:
-    """Counts of leaves and parameters, and the paths with their numbers replaced by '*'."""
+def _summary(params: Any, labels: Any, label: Any, shown: int = 8) -> str:
+    """Counts of the leaves with a label, and their paths with the numbers replaced by '*'."""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(labels), strict=True)
+    leaves = [leaf for leaf, other in pairs if other == label]
     if not leaves:
         return "none"
     size = sum(leaf.size for _, leaf in leaves)

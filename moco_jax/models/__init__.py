@@ -30,7 +30,7 @@ def make_backbone(
     Returns:
       A module `(images (B, H, W, channels), train) -> features (B, num_features)`, float32, that
       has the attributes `num_features` and `layers`, the path prefixes, in its parameters, of its
-      layers from the first to the last.
+      layers from the first to the last. What follows the last one is named `norm`.
 
     Raises:
       ValueError: an unknown name or value, or sizes that do not fit each other.

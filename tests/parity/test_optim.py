@@ -13,8 +13,14 @@ import optax
 import pytest
 import torch
 
+from tests.parity import torchvision_ops  # noqa: F401  isort: skip  lets timm import torchvision
+from timm.models.vision_transformer import VisionTransformer
+from timm.optim import param_groups_layer_decay
+
+from moco_jax import models
 from moco_jax.config import default
-from moco_jax.optim import make_optimizer, make_schedule
+from moco_jax.optim import layer_scales, make_optimizer, make_schedule, parameter_groups
+from tests.parity.torch_weights import convert
 
 pytestmark = pytest.mark.parity
 STEPS, STEPS_PER_EPOCH, BATCH = 30, 3.7, 1024
@@ -240,3 +246,38 @@ def test_masks_and_decay_are_large_enough_to_be_noticed(name, base_lr):
     ]
     assert deviation(paths[1], paths[0]) > 1e-3
     assert deviation(paths[2], paths[0]) > 1e-3
+
+
+def timms_groups(field):
+    """A field of the group that timm puts each parameter in, in the parameter's place."""
+    model = VisionTransformer(img_size=32, embed_dim=48, depth=3, num_heads=3, num_classes=7)
+    exceptions = model.no_weight_decay()
+    with torch.no_grad():
+        for group in param_groups_layer_decay(model, 0.05, exceptions, layer_decay=0.65):
+            for p in group["params"]:
+                p[:] = group[field]
+    state = model.state_dict()
+    head = {name: state.pop(name) for name in ("head.weight", "head.bias")}
+    return {"backbone": convert(state)["params"], "projector": convert(head)["params"]}
+
+
+def test_layer_decay_and_exclusions_of_a_vision_transformer():
+    """Each parameter's share of rate and decay in fine-tuning, against timm's groups.
+
+    But for the last norm: BEiT and MAE have it with the head, timm with the last block.
+    """
+    record = default().model
+    record.name = "vit_tiny"
+    record.vit.update(width=48, depth=3, heads=3, position="learned")
+    backbone = models.make_backbone(record, 32, 1, jnp.dtype("float32"))
+    params = timms_groups("lr_scale")
+    optim = make_config(layer_decay=0.65, exclude_1d=True, exclude=("cls_token", "pos_embed"))
+    optim.freeze = ()
+    scales = layer_scales(optim, params, [f"backbone/{name}" for name in backbone.layers])
+    assert set(scales["backbone"].pop("norm").values()) == {1.0}
+    assert params["backbone"].pop("norm")["bias"][0] == np.float32(0.65)
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(want, got, 1e-6), scales, params)
+    groups = {"regular": 0.05, "excluded": 0.0}
+    wanted = timms_groups("weight_decay")
+    decays = jax.tree.map(groups.get, parameter_groups(optim, wanted))
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(want, got, 1e-6), decays, wanted)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from moco_jax.config import OPTIMIZERS, default
-from moco_jax.optim import describe_optimizer, make_optimizer, make_schedule, parameter_groups
+from moco_jax.optim import (
+    describe_optimizer,
+    layer_scales,
+    make_optimizer,
+    make_schedule,
+    parameter_groups,
+)
 
 
 def make_config(**overrides):
@@ -92,6 +98,15 @@ def test_groups_cover_every_parameter_and_count_dimensions_as_pytorch_does():
     assert everything == ["regular"] * 6
 
 
+def test_exclusion_by_path():
+    groups = parameter_groups(make_config(exclude=("cls_token", "bn1/")), make_params())
+    assert groups["backbone"] == {
+        "conv1": {"kernel": "regular"},
+        "bn1": {"scale": "excluded", "bias": "excluded"},
+        "cls_token": "excluded",
+    }
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_at_zero_gradient_only_regular_parameters_move(name):
     params = make_params()
@@ -136,6 +151,52 @@ def test_clipping_measures_trained_gradients_only():
     np.testing.assert_allclose(updates["projector"]["linear1"]["bias"], -1)
 
 
+# Layer decay
+
+LAYERS = ("backbone/conv1", "backbone/layer1_1", "backbone/layer1_10")
+
+
+def make_layers():
+    one = np.ones(2, np.float32)
+    names = ("conv1", "bn1", "layer1_1", "layer1_10", "norm")
+    return {"backbone": {name: {"w": one} for name in names}, "projector": {"fc1": {"w": one}}}
+
+
+def test_layer_decay_falls_from_the_heads_to_the_stem():
+    scales = layer_scales(make_config(layer_decay=0.5), make_layers(), LAYERS)
+    found = {path: layer["w"] for net in scales.values() for path, layer in net.items()}
+    assert found == {
+        "conv1": 0.125, "bn1": 0.125, "layer1_1": 0.25, "layer1_10": 0.5, "norm": 1.0, "fc1": 1.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_layer_decay_scales_the_whole_step_and_leaves_the_state(name):
+    params = make_layers()
+    grads = jax.tree.map(lambda p: np.float32(0.3) * p, params)
+    results = []
+    for decay, layers in ((1.0, LAYERS), (0.5, LAYERS)):
+        optim = make_config(name=name, layer_decay=decay, weight_decay=0.1, freeze=("bn1",))
+        tx = make_optimizer(optim, params, lambda step: jnp.float32(0.5), layers)
+        results.append(jax.jit(tx.update)(grads, tx.init(params), params))
+    (plain, state), (decayed, same) = results
+    scales = layer_scales(optim, params, LAYERS)
+    jax.tree.map(lambda u, s, d: np.testing.assert_allclose(u * s, d), plain, scales, decayed)
+    jax.tree.map(np.testing.assert_array_equal, state, same)
+    assert np.all(plain["backbone"]["conv1"]["w"] != 0)
+
+
+def test_description_of_layer_decay():
+    lines = describe_optimizer(make_config(layer_decay=0.5), make_layers(), LAYERS)
+    assert lines[-1] == (
+        "sgd: learning rate times 0.125 at backbone/conv1 to 0.5 at backbone/layer1_10, "
+        "1 at 2 leaves, 4 parameters: backbone/norm/w, projector/fc*/w"
+    )
+
+
+# Descriptions and errors
+
+
 def test_description_names_and_counts_every_group():
     optim = make_config(name="lars", weight_decay=1e-6, exclude_1d=True, freeze=("backbone/conv1",))
     assert describe_optimizer(optim, make_params()) == [
@@ -166,6 +227,9 @@ def test_description_shortens_long_lists():
         ({"b2": 1.5}, "b2=1.5"),
         ({"eps": 0.0}, "eps=0.0"),
         ({"trust_coefficient": float("nan")}, "trust_coefficient=nan"),
+        ({"layer_decay": 0.0}, "layer_decay=0.0 must be above 0 and at most 1"),
+        ({"layer_decay": 1.1}, "layer_decay=1.1"),
+        ({"exclude": ("cls_tokens",)}, "optim.exclude: 'cls_tokens' matches no .*/cls_token"),
         ({"freeze": ("backbone/conv2",)}, "'backbone/conv2' matches no .*: backbone/conv1, "),
         ({"freeze": ("conv1", "nothing")}, "'nothing' matches no"),
         ({"freeze": ("conv(1",)}, "'conv\\(1' is not valid"),
