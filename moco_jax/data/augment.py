@@ -8,6 +8,7 @@ Shapes: B batch, H W image, S view size, C channels.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 
 from moco_jax.config import choose
 from moco_jax.data import photometric
+from moco_jax.data.erase import erase, sample_erase_box
 from moco_jax.data.photometric import HUE, SATURATION
 from moco_jax.data.resize import center_box, crop_resize, sample_crop_box
 
@@ -49,47 +51,73 @@ def sample_sigma(key: Array, sigma: Sequence[float], p: float) -> Array:
     return jnp.where(apply_draw < p, sigma[0] + (sigma[1] - sigma[0]) * sigma_draw, 0.0)
 
 
-def _random_jitter(key: Array, image: Array, view: ConfigDict) -> Array:
+def _random_jitter(key: Array, image: Array, view: ConfigDict, *_: Any) -> Array:
     return photometric.jitter(image, *sample_jitter(key, view.jitter, view.jitter_p))
 
 
-def _random_grayscale(key: Array, image: Array, view: ConfigDict) -> Array:
+def _random_grayscale(key: Array, image: Array, view: ConfigDict, *_: Any) -> Array:
     return jnp.where(
         jax.random.bernoulli(key, view.grayscale_p), photometric.grayscale(image), image
     )
 
 
-def _random_blur(key: Array, image: Array, view: ConfigDict) -> Array:
+def _random_blur(key: Array, image: Array, view: ConfigDict, *_: Any) -> Array:
     size = min(image.shape[:2])
     scale = size / BLUR_SIZE
     sigma = scale * sample_sigma(key, view.blur_sigma, view.blur_p)
     return photometric.blur(image, sigma, photometric.blur_radius(scale * view.blur_sigma[1], size))
 
 
-def _random_solarize(key: Array, image: Array, view: ConfigDict) -> Array:
+def _random_solarize(key: Array, image: Array, view: ConfigDict, *_: Any) -> Array:
     applied = jax.random.bernoulli(key, view.solarize_p)
     return photometric.solarize(image, jnp.where(applied, view.solarize_threshold, jnp.inf))
 
 
-def _random_flip(key: Array, image: Array, view: ConfigDict) -> Array:
+def _random_flip(key: Array, image: Array, view: ConfigDict, *_: Any) -> Array:
     return jnp.where(jax.random.bernoulli(key, view.flip_p), photometric.flip(image), image)
 
 
+def _random_erase(
+    key: Array, image: Array, view: ConfigDict, mean: Sequence[float], std: Sequence[float]
+) -> Array:
+    box_key, noise_key = jax.random.split(key)
+    size = image.shape[:2]
+    box = sample_erase_box(box_key, *size, view.erase_area, view.erase_ratio, view.erase_p)
+    # Standard normal once the image is normalized: as there, values may lie outside [0, 1].
+    noise = jax.random.normal(noise_key, image.shape)
+    return erase(image, box, _per_channel(mean) + _per_channel(std) * noise)
+
+
 # What `view.order` may name. Each has its own key: it draws the same whatever else is in a recipe.
+# New ones come last, which leaves the others the keys that they had.
 OPERATIONS = {
     "jitter": _random_jitter,
     "grayscale": _random_grayscale,
     "blur": _random_blur,
     "solarize": _random_solarize,
     "flip": _random_flip,
+    "erase": _random_erase,
 }
 
 
-def augment(key: Array, image: Array, view: ConfigDict) -> Array:
-    """The photometric operations of a recipe, in its order, on one image (H, W, C)."""
+def augment(
+    key: Array, image: Array, view: ConfigDict, mean: Sequence[float], std: Sequence[float]
+) -> Array:
+    """The operations of a recipe after its crop, in its order.
+
+    Args:
+        key: random key.
+        image: float32 (H, W, C) in [0, 1].
+        view: the recipe.
+        mean: of the data per channel.
+        std: per channel.
+
+    Returns:
+        float32 (H, W, C); in [0, 1] but for erased pixels.
+    """
     keys = dict(zip(OPERATIONS, jax.random.split(key, len(OPERATIONS))))
     for name in view.order:
-        image = OPERATIONS[name](keys[name], image, view)
+        image = OPERATIONS[name](keys[name], image, view, mean, std)
     return image
 
 
@@ -114,9 +142,12 @@ def validate_view(view: ConfigDict, name: str = "view") -> None:
     for operation in view.order:
         choose(f"{name}.order", operation, OPERATIONS)
     check("order", len(set(view.order)) == len(view.order), "each operation once")
+    check("order", "erase" not in view.order[:-1], "'erase' last: its noise leaves [0, 1]")
     for field in (*(f"{operation}_p" for operation in OPERATIONS), "solarize_threshold"):
         check(field, 0 <= view[field] <= 1, "a value in [0, 1]")
-    for field, most in (("crop_area", 1.0), ("crop_ratio", math.inf), ("blur_sigma", math.inf)):
+    ranges = {"crop_area": 1.0, "crop_ratio": math.inf, "blur_sigma": math.inf}
+    ranges |= {"erase_area": 1.0, "erase_ratio": math.inf}
+    for field, most in ranges.items():
         low, high = view[field]
         check(field, 0 < low <= high <= most, f"(low, high) with 0 < low <= high <= {most}")
     check("jitter", len(view.jitter) == 4, "(brightness, contrast, saturation, hue)")
@@ -168,7 +199,7 @@ def make_views(
             if not cropped:
                 box = sample_crop_box(crop_key, *image.shape[:2], view.crop_area, view.crop_ratio)
                 image = crop_resize(image, box, image_size)
-            return normalize(augment(augment_key, image, view))
+            return normalize(augment(augment_key, image, view, mean, std))
 
         return jax.vmap(one)(_to_float(images), batch["epoch"], batch["index"])
 
@@ -225,8 +256,7 @@ def _check_size(images: Array, size: int) -> None:
 def _normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable[[Array], Array]:
     if len(mean) != len(std) or len(mean) == 0 or min(std) <= 0:
         raise ValueError(f"mean={mean!r}, std={std!r}: expected one each per channel, std above 0")
-    center = np.array(mean, np.float32).reshape(1, 1, -1)
-    scale = np.array(std, np.float32).reshape(1, 1, -1)
+    center, scale = _per_channel(mean), _per_channel(std)
 
     def normalize(image: Array) -> Array:
         if image.shape[-1] != len(mean):
@@ -234,3 +264,7 @@ def _normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable[[Array]
         return (image - center) / scale
 
     return normalize
+
+
+def _per_channel(values: Sequence[float]) -> np.ndarray:
+    return np.array(values, np.float32).reshape(1, 1, -1)

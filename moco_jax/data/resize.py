@@ -19,8 +19,8 @@ def sample_crop_box(
 ) -> Array:
     """Draws the box of a random resized crop (Inception's, as torchvision samples it).
 
-    Ten boxes are drawn at once and the first that fits is taken; if none fits, the largest
-    central one whose aspect ratio lies in `ratio`.
+    Of ten boxes the first that fits is taken; if none fits, the largest central one whose aspect
+    ratio lies in `ratio`.
 
     Args:
         key: random key.
@@ -32,17 +32,31 @@ def sample_crop_box(
     Returns:
         int32 (4,), the box.
     """
+    boxes = sample_boxes(key, height, width, area, ratio)
+    _, _, heights, widths = boxes
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    return first_box(boxes, fits, _largest_box(height, width, ratio))
+
+
+def sample_boxes(
+    key: Array, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
+) -> Array:
+    """Draws ten boxes, some of which may not fit: float32 (4, 10). See `sample_crop_box`."""
     draws = jax.random.uniform(key, (4 * TRIES,))
     area_draw, ratio_draw, top_draw, left_draw = draws.reshape(4, TRIES)
     target = height * width * (area[0] + (area[1] - area[0]) * area_draw)
     aspect = ratio[0] * (ratio[1] / ratio[0]) ** ratio_draw
     heights = jnp.round(jnp.sqrt(target / aspect))
     widths = jnp.round(jnp.sqrt(target * aspect))
-    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
     tops = jnp.floor(top_draw * (height - heights + 1))
     lefts = jnp.floor(left_draw * (width - widths + 1))
-    sampled = jnp.stack([tops, lefts, heights, widths])[:, jnp.argmax(fits)].astype(jnp.int32)
-    return jnp.where(jnp.any(fits), sampled, _largest_box(height, width, ratio))
+    return jnp.stack([tops, lefts, heights, widths])
+
+
+def first_box(boxes: Array, fits: Array, otherwise: Array) -> Array:
+    """The first of boxes (4, 10) that fits, or another: int32 (4,)."""
+    first = boxes[:, jnp.argmax(fits)].astype(jnp.int32)
+    return jnp.where(jnp.any(fits), first, otherwise)
 
 
 def _largest_box(height: int, width: int, ratio: tuple[float, float]) -> Array:

@@ -12,8 +12,9 @@ from moco_jax.config import view
 from moco_jax.data import augment, photometric
 from moco_jax.data.resize import center_box, crop_resize, sample_crop_box
 
-ALL = ("jitter", "grayscale", "blur", "solarize", "flip")
+ALL = ("jitter", "grayscale", "blur", "solarize", "flip", "erase")
 SIZE, BATCH = 12, 8
+STATS = (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)  # mean and std, which erasing takes its noise from
 jitter = jax.jit(photometric.jitter)
 crop = jax.jit(crop_resize, static_argnums=2)
 
@@ -221,8 +222,8 @@ def test_a_view_is_a_function_of_seed_and_which():
 
 @pytest.mark.parametrize(("channels", "cropped"), [(1, False), (3, True)])
 def test_views_of_any_channels(channels, cropped):
-    batch = make_batch(channels, cropped)
-    result = make(channels=channels)(batch, 1)
+    batch, recipe = make_batch(channels, cropped), view(order=ALL[:-1], solarize_p=0.5)
+    result = make(recipe, channels)(batch, 1)
     assert result.shape == (BATCH, SIZE, SIZE, channels)
     assert result.dtype == jnp.float32
     assert np.abs(result).max() <= 2 + 1e-5  # (x - 0.5) / 0.25 of x in [0, 1]
@@ -245,9 +246,9 @@ def test_each_view_has_its_own_recipe():
 
 
 def test_operations_that_are_not_drawn_are_exactly_the_identity():
-    never = view(order=ALL, jitter_p=0, grayscale_p=0, blur_p=0, solarize_p=0, flip_p=0)
+    never = view(order=ALL, jitter_p=0, grayscale_p=0, blur_p=0, solarize_p=0, flip_p=0, erase_p=0)
     image = random_image()
-    same = jax.jit(lambda key: augment.augment(key, jnp.asarray(image), never))
+    same = jax.jit(lambda key: augment.augment(key, jnp.asarray(image), never, *STATS))
     np.testing.assert_array_equal(same(jax.random.key(0)), image)
 
 
@@ -288,6 +289,8 @@ def test_eval_view():
     [
         ({"order": ("jiter", "flip")}, r"view1.order='jiter'.*did you mean 'jitter'"),
         ({"order": ("flip", "blur", "flip")}, "each operation once"),
+        ({"order": ("erase", "flip")}, "'erase' last"),
+        ({"erase_area": (0.0, 0.5)}, "erase_area"),
         ({"blur_p": 1.2}, r"view1.blur_p=1.2: expected a value in \[0, 1\]"),
         ({"flip_p": -0.1}, "flip_p"),
         ({"jitter_p": float("nan")}, "jitter_p"),
