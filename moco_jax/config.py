@@ -133,6 +133,10 @@ def default() -> ConfigDict:
     t.projector = mlp()
     t.predictor = mlp(layers=0)
 
+    c.mesh = e = ConfigDict()  # changes memory and speed; the numbers only by rounding
+    e.fsdp = 1  # devices over which parameters and optimizer state are split; divides all devices
+    e.shard_queue = False  # split the queue over all devices, by rows
+
     c.optim = o = ConfigDict()
     o.name = "sgd"  # lars, lamb, adamw
     o.base_lr = 0.03  # at 256 images; the rate used is base_lr * batch_size / 256

@@ -46,7 +46,7 @@ def build(config: ConfigDict) -> Experiment:
       RuntimeError: the named backend is not there.
     """
     meshes.select_backend(config.backend)
-    mesh = meshes.make_mesh()
+    mesh = meshes.make_mesh(fsdp=config.mesh.fsdp)
     d = config.data
     meshes.check_batch("data.batch_size", d.batch_size, mesh)
     meshes.check_batch("data.eval_batch_size", d.eval_batch_size, mesh)
@@ -66,31 +66,51 @@ def build(config: ConfigDict) -> Experiment:
     tx = make_optimizer(config.optim, params, schedule, method.layers)
     groups = parameter_groups(config.optim, params)
     frozen = jax.tree.map(lambda group: group == "frozen", groups)
-    return Experiment(
+    x = Experiment(
         config, mesh, data, mean, std, method, tx, schedule, frozen, steps, steps_per_epoch
     )
+    state_shardings(x)  # refuses what cannot lie on the mesh
+    return x
 
 
 def make_step(x: Experiment) -> Callable:
     """The jitted training step; it takes over (donates) the state."""
     step = make_train_step(x.method, x.tx, x.schedule, x.frozen, x.config.seed)
-    whole, split = meshes.replicated(x.mesh), meshes.batched(x.mesh)
+    state = state_shardings(x)
     return jax.jit(
-        step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
+        meshes.inside(x.mesh, step),
+        in_shardings=(state, meshes.batched(x.mesh)),
+        out_shardings=(state, meshes.replicated(x.mesh)),
+        donate_argnums=0,
     )
 
 
 def fresh_state(x: Experiment) -> TrainState:
     """The state before the first step, on the mesh."""
-    init = partial(init_state, x.method, x.tx)
-    return jax.jit(init, out_shardings=meshes.replicated(x.mesh))(jax.random.key(x.config.seed))
+    init = jax.jit(partial(init_state, x.method, x.tx), out_shardings=state_shardings(x))
+    return init(jax.random.key(x.config.seed))
 
 
 def abstract_state(x: Experiment) -> TrainState:
     """Shapes, dtypes and shardings of the state, without making it."""
-    whole = meshes.replicated(x.mesh)
-    shapes = jax.eval_shape(partial(init_state, x.method, x.tx), jax.random.key(0))
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole), shapes)
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+        _state_shapes(x),
+        state_shardings(x),
+    )
+
+
+def state_shardings(x: Experiment) -> TrainState:
+    """How the state lies on the mesh.
+
+    Raises:
+      ValueError: the queue is to be split and cannot be.
+    """
+    return meshes.state_shardings(x.mesh, _state_shapes(x), x.config.mesh.shard_queue)
+
+
+def _state_shapes(x: Experiment) -> TrainState:
+    return jax.eval_shape(partial(init_state, x.method, x.tx), jax.random.key(0))
 
 
 def train_batches(x: Experiment, start: int) -> pipeline.Prefetcher:
@@ -126,7 +146,6 @@ def make_encode(x: Experiment) -> Callable[[TrainState, dict[str, jax.Array]], j
     """The jitted function from state and evaluation batch to the features of `knn.features`."""
     d, which = x.config.data, ("backbone", "projection").index(x.config.knn.features)
 
-    @jax.jit
     def encode(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
         cropped = x.data.train.image_shape is None
         images = augment.eval_view(
@@ -134,7 +153,7 @@ def make_encode(x: Experiment) -> Callable[[TrainState, dict[str, jax.Array]], j
         )
         return x.method.encode(state.params, state.method_state, images)[which]
 
-    return encode
+    return jax.jit(meshes.inside(x.mesh, encode))
 
 
 def make_pixels(x: Experiment) -> Callable[[dict[str, jax.Array]], jax.Array]:

@@ -1,8 +1,11 @@
 """Devices: which backend runs, the mesh over its devices, and how arrays lie on it."""
 
+import functools
 import logging
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +14,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from moco_jax.config import BACKENDS, choose
 
 log = logging.getLogger(__name__)
+
+AXES = ("data", "fsdp")  # of the mesh; both split the batch
+MIN_SPLIT = 2**14  # elements of a parameter, below which gathering costs more than it saves
+Tree = Any
 
 _PLATFORM = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _EXTRA = {"gpu": "cuda", "tpu": "tpu"}
@@ -41,32 +48,130 @@ def select_backend(backend: str) -> None:
         raise RuntimeError(f"backend={backend!r} was asked for, but JAX found {found}.{hint}")
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the one axis 'data' over all devices, or those given.
+def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
+    """A mesh over all devices, or those given: axis 'data', and 'fsdp' of `fsdp` devices.
 
-    The devices of a process stand together: it reads consecutive rows of each batch.
+    Both split the batch; 'fsdp' splits the parameters too. The devices of a process stand
+    together: it reads consecutive rows of each batch.
+
+    Raises:
+      ValueError: `fsdp` does not divide the devices.
     """
     if devices is None:
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return Mesh(np.array(devices), ("data",))
+    count = len(devices)
+    if fsdp < 1 or count % fsdp:
+        raise ValueError(
+            f"mesh.fsdp={fsdp} must divide the {count} devices; nearest: {_nearest(fsdp, count)}"
+        )
+    return Mesh(np.array(devices).reshape(-1, fsdp), AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole: the TrainState."""
+    """The sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batched(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays whose first axis is the batch."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def state_shardings(mesh: Mesh, state: Tree, shard_queue: bool = False) -> Tree:
+    """How each array of a TrainState lies on the mesh, decided by its path and shape alone.
+
+    Parameters, those of the momentum encoder and whatever the optimizer keeps in their shape are
+    split over 'fsdp'; BatchNorm statistics of groups (G, C) over all devices where these divide
+    G, as each device renews its own groups'; the queue by rows over all, if asked for.
+
+    Args:
+      mesh: of `make_mesh`.
+      state: arrays or their shapes.
+      shard_queue: split the queue.
+
+    Raises:
+      ValueError: the queue is to be split, and the devices do not divide its rows.
+    """
+
+    def sharding(path: tuple, x: jax.Array) -> NamedSharding:
+        names = {getattr(key, "key", getattr(key, "name", None)) for key in path}
+        if "queue" in names and shard_queue and x.shape[0] % mesh.size:
+            raise ValueError(
+                f"method.queue_size={x.shape[0]} must be a multiple of the {mesh.size} devices "
+                f"with mesh.shard_queue; nearest: {_multiples(x.shape[0], mesh.size)}"
+            )
+        if "stats" in names or "queue" in names:
+            rows = shard_queue if "queue" in names else x.shape[0] % mesh.size == 0
+            return batched(mesh) if rows else replicated(mesh)
+        return NamedSharding(mesh, parameter_spec(x.shape, mesh.shape["fsdp"]))
+
+    return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
+    """A parameter's: its largest axis that `fsdp` divides is split (of equal ones the last)."""
+    axes = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
+    if fsdp == 1 or not axes or math.prod(shape) < MIN_SPLIT:
+        return PartitionSpec()
+    largest = max(axes, key=lambda axis: (shape[axis], axis))
+    return PartitionSpec(*(None,) * largest, "fsdp")
+
+
+def inside(mesh: Mesh, f: Callable) -> Callable:
+    """`f`, to be jitted: while it is traced, `whole` and `gathered` know the mesh."""
+
+    @functools.wraps(f)
+    def traced(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return f(*args)
+
+    return traced
+
+
+def whole(tree: Tree) -> Tree:
+    """Every device gets all of each array. Without a mesh, nothing happens."""
+    return jax.tree.map(lambda x: _constrain(x, PartitionSpec()), tree)
+
+
+def gathered(params: Tree) -> Tree:
+    """Parameters for use: whole on every device; their gradients lie as the parameters do."""
+    return jax.tree.map(_gathered, params)
+
+
+@jax.custom_vjp
+def _gathered(x: jax.Array) -> jax.Array:
+    return _constrain(x, PartitionSpec())
+
+
+def _split_gradient(_: None, g: jax.Array) -> tuple[jax.Array]:
+    fsdp = jax.sharding.get_abstract_mesh().shape.get("fsdp", 1)
+    return (_constrain(g, parameter_spec(g.shape, fsdp)),)
+
+
+_gathered.defvjp(lambda x: (_gathered(x), None), _split_gradient)
+
+
+def _constrain(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
     """Raises ValueError, naming the nearest valid sizes, unless the devices divide the batch."""
-    d = mesh.devices.size
-    if batch_size < 1 or batch_size % d:
-        below = batch_size // d * d
-        near = f"{below} or {below + d}" if below > 0 else f"{d}"
+    if batch_size < 1 or batch_size % mesh.size:
         raise ValueError(
-            f"{name}={batch_size} must be a positive multiple of the {d} devices; nearest: {near}"
+            f"{name}={batch_size} must be a positive multiple of the {mesh.size} devices; "
+            f"nearest: {_multiples(batch_size, mesh.size)}"
         )
+
+
+def _multiples(value: int, d: int) -> str:
+    """The positive multiples of d next to a value."""
+    below = value // d * d
+    return f"{below} or {below + d}" if below > 0 else f"{d}"
+
+
+def _nearest(value: int, n: int) -> int:
+    """The divisor of n nearest to a value."""
+    return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - value))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from configs import v1_r50, v3_vit
+from configs import v1_r50, v2_r50, v3_vit
 
 IMAGES, SIZE, BATCH = 80, 12, 16
 
@@ -25,17 +25,19 @@ def write_npz(path, images=IMAGES, size=SIZE, channels=1, labels=True, test_imag
 
 
 def tiny_config(method: str, source: str):
-    """v1 with a queue that its batch does not divide and shuffled BatchNorm groups, or v3.
+    """v1 or v2 with a queue that its batch does not divide and shuffled BatchNorm groups, or v3.
 
-    Both have a Vision Transformer, v1's with BatchNorm: it compiles faster than a ResNet.
+    All have a Vision Transformer, that of v1 and v2 with BatchNorm: it compiles faster than a
+    ResNet.
     """
-    c = v1_r50.get_config() if method == "v1" else v3_vit.get_config("s16")
+    recipes = {"v1": v1_r50.get_config, "v2": v2_r50.get_config, "v3": v3_vit.get_config}
+    c = recipes[method]()
     c.model.name = "vit_tiny"
     c.model.vit.update(patch=4, width=16, depth=2, heads=2)
-    if method == "v1":
+    if method != "v3":
         c.model.vit.norm = "batch"
         c.method.update(queue_size=40, bn_group_size=2)
-        c.method.projector.out = 8
+        c.method.projector.update(hidden=16, out=8)
     else:
         for head in (c.method.projector, c.method.predictor):
             head.update(hidden=16, out=8)

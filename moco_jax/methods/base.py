@@ -1,17 +1,20 @@
 """What a method is, and the networks that all of them share.
 
-B batch, C features of the projection, F features of the backbone, S image size.
+B batch, V views, C features of the projection, F features of the backbone, S image size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from moco_jax.config import ConfigDict
+from moco_jax.mesh import gathered
 from moco_jax.models import make_backbone, resolve_dtype
 from moco_jax.models.heads import make_head
+from moco_jax.models.norm import renewed_in_turn
 
 Tree = Any
 Views = Callable[[dict[str, jax.Array], int], jax.Array]
@@ -60,16 +63,48 @@ class Networks(NamedTuple):
         self, name: str, params: Tree, stats: Tree, x: jax.Array, train: bool
     ) -> tuple[jax.Array, Tree]:
         """Runs one network; returns its output and the statistics of all with its own renewed."""
-        variables = {"params": params[name], "batch_stats": stats[name]}
+        variables = {"params": gathered(params[name]), "batch_stats": stats[name]}
         y, new = getattr(self, name).apply(variables, x, train=train, mutable=["batch_stats"])
         return y, stats | {name: new.get("batch_stats", stats[name])}
 
-    def project(
-        self, params: Tree, stats: Tree, images: jax.Array, train: bool = True
+    def features(
+        self, params: Tree, stats: Tree, views: Views, batch: dict, which: Sequence[int]
     ) -> tuple[jax.Array, Tree]:
-        """Images (B, S, S, C) to projections (B, C), float32."""
-        x, stats = self.apply("backbone", params, stats, images, train)
-        return self.apply("projector", params, stats, x, train)
+        """The backbone's features (V, B, F) of some views of a batch, in training.
+
+        BatchNorm sees one view after the other: its statistics are never over several. Without
+        any, all views are one batch. They alternate in it: no row leaves its device.
+        """
+        images = [views(batch, view) for view in which]
+        if stats["backbone"]:
+            outputs = []
+            for x in images:
+                y, stats = self.apply("backbone", params, stats, x, True)
+                outputs.append(y)
+            return jnp.stack(outputs), stats
+        x = jnp.stack(images, 1)
+        y, stats = self.apply("backbone", params, stats, x.reshape(-1, *x.shape[2:]), True)
+        return jnp.moveaxis(y.reshape(*x.shape[:2], -1), 1, 0), stats
+
+    def head(self, name: str, params: Tree, stats: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
+        """Runs a head, in training, on views (V, B, F) with BatchNorm statistics of each.
+
+        The products are over all views at once, so that gradients cross the devices once.
+        """
+
+        def one(view: jax.Array) -> tuple[jax.Array, Tree]:
+            y, new = self.apply(name, params, stats, view, True)
+            return y, new[name]
+
+        y, new = jax.vmap(one)(x)
+        return y, stats | {name: jax.tree.map(renewed_in_turn, stats[name], new)}
+
+    def project(
+        self, params: Tree, stats: Tree, views: Views, batch: dict, which: Sequence[int]
+    ) -> tuple[jax.Array, Tree]:
+        """Some views of a batch to projections (V, B, C), float32, in training."""
+        x, stats = self.features(params, stats, views, batch, which)
+        return self.head("projector", params, stats, x)
 
     def encode(self, params: Tree, stats: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images (B, S, S, C) to features (B, F) and projections (B, C), in evaluation mode."""

@@ -1,6 +1,6 @@
 """MoCo v1 (arXiv:1911.05722, algorithm 1) and v2 (2003.04297), with the symmetric variant.
 
-Both are this method under other recipes. B batch, C features, K keys in the queue.
+Both are this method under other recipes. V directions, B batch, C features, K keys in the queue.
 """
 
 import logging
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from moco_jax.config import ConfigDict
+from moco_jax.mesh import whole
 from moco_jax.methods.base import Method, Tree, Views, make_networks
 from moco_jax.ops.ema import ema_update, make_ema_schedule
 from moco_jax.ops.losses import chance_info_nce, feature_std, info_nce, l2_normalize
@@ -33,7 +34,7 @@ def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: 
     if t.queue_size < 1:
         raise ValueError(f"method.queue_size={t.queue_size} must be at least 1")
     ema = make_ema_schedule(t.ema_schedule, t.ema, steps)
-    directions = ((0, 1), (1, 0)) if t.symmetric else ((0, 1),)
+    query_views, key_views = ((0, 1), (1, 0)) if t.symmetric else ((0,), (1,))
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         net_key, queue_key = jax.random.split(key)
@@ -46,34 +47,31 @@ def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: 
         }
         return params, state
 
-    def keys(target: Tree, stats: Tree, batch: dict, view: int, key: jax.Array):
-        """Keys of one view (B, C), their BatchNorm groups formed in a shuffled order (v1, 3.3)."""
-        if not t.shuffle_bn:
-            return nets.project(target, stats, views(batch, view))
-        order = jax.random.permutation(key, batch["index"].shape[0])
-        # Shuffled before augmentation, so that what moves between devices is uint8; a view
-        # depends on the image's own key alone, not on its place in the batch.
-        shuffled = jax.tree.map(lambda x: x[order], batch)
-        k, stats = nets.project(target, stats, views(shuffled, view))
-        return k[jnp.argsort(order)], stats
+    def keys(target: Tree, stats: Tree, batch: dict, key: jax.Array):
+        """Keys (V, B, C), whole on all devices; their BatchNorm groups are shuffled (v1, 3.3)."""
+        order = whole(jax.random.permutation(key, batch["index"].shape[0]))
+        if t.shuffle_bn:
+            # Shuffled before augmentation, so that what moves between devices is uint8; a view
+            # depends on the image's own key alone, not on its place in the batch.
+            batch = jax.tree.map(lambda x: x[order], batch)
+        k, stats = nets.project(target, stats, views, batch, key_views)
+        k = whole(jax.lax.stop_gradient(l2_normalize(k)))
+        return whole(k[:, jnp.argsort(order)]) if t.shuffle_bn else k, stats
 
     def loss(params: Tree, state: Tree, batch: dict, key: jax.Array, step: jax.Array):
         m = ema(step)
         target = ema_update(state["target"]["params"], jax.lax.stop_gradient(params), m)
-        stats, target_stats = state["stats"], state["target"]["stats"]
-        losses, top1s, stds, new_keys = [], [], [], []
-        for view_q, view_k in directions:
-            q, stats = nets.project(params, stats, views(batch, view_q))
-            k, target_stats = keys(
-                target, target_stats, batch, view_k, jax.random.fold_in(key, view_k)
-            )
-            q, k = l2_normalize(q), jax.lax.stop_gradient(l2_normalize(k))
-            value, top1 = info_nce(q, k, state["queue"], t.temperature)
-            losses.append(value)
-            top1s.append(top1)
-            stds.append(feature_std(q))
-            new_keys.insert(0, k)  # of view 1 first, as the CIFAR-10 demonstration enqueues
-        queue, ptr = enqueue(state["queue"], state["queue_ptr"], jnp.concatenate(new_keys))
+        q, stats = nets.project(params, state["stats"], views, batch, query_views)
+        q = l2_normalize(q)
+        key = jax.random.fold_in(key, 1)
+        k, target_stats = keys(target, state["target"]["stats"], batch, key)
+        losses, top1s = zip(
+            *(info_nce(*pair, state["queue"], t.temperature) for pair in zip(q, k, strict=True)),
+            strict=True,
+        )
+        # Of view 1 first, as the CIFAR-10 demonstration enqueues.
+        new_keys = k[::-1].reshape(-1, k.shape[-1])
+        queue, ptr = enqueue(state["queue"], state["queue_ptr"], new_keys)
         new_state = {
             "stats": jax.lax.stop_gradient(stats),
             "target": {"params": target, "stats": target_stats},
@@ -82,7 +80,7 @@ def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: 
         }
         metrics = {
             "contrast_top1": jnp.stack(top1s).mean(),
-            "feature_std": jnp.stack(stds).mean(),
+            "feature_std": jax.vmap(feature_std)(q).mean(),
             "ema": m,
         }
         return jnp.stack(losses).sum(), (new_state, metrics)
@@ -91,7 +89,7 @@ def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: 
         init=init,
         loss=loss,
         encode=lambda params, state, images: nets.encode(params, state["stats"], images),
-        chance_loss=len(directions) * chance_info_nce(t.queue_size),
+        chance_loss=len(query_views) * chance_info_nce(t.queue_size),
         layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
     )
 

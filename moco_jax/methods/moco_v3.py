@@ -1,12 +1,13 @@
 """MoCo v3 (arXiv:2104.02057, algorithm 1): no queue, symmetrized, a predictor.
 
-B batch, C features.
+V views, B batch, C features: q and k are (V, B, C).
 """
 
 import jax
 import jax.numpy as jnp
 
 from moco_jax.config import ConfigDict
+from moco_jax.mesh import whole
 from moco_jax.methods.base import Method, Tree, Views, make_networks, target_of
 from moco_jax.ops.ema import ema_update, make_ema_schedule
 from moco_jax.ops.losses import chance_v3, contrastive_loss, feature_std, l2_normalize
@@ -35,25 +36,17 @@ def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: 
         target = {"params": target_of(params), "stats": target_of(stats)}
         return params, {"stats": stats, "target": jax.tree.map(jnp.copy, target)}
 
-    def query(params: Tree, stats: Tree, images: jax.Array):
-        q, stats = nets.project(params, stats, images)
-        if nets.predictor is not None:
-            q, stats = nets.apply("predictor", params, stats, q, True)
-        return q, stats
-
     def loss(params: Tree, state: Tree, batch: dict, key: jax.Array, step: jax.Array):
         del key  # nothing random beyond the views
-        x1, x2 = views(batch, 0), views(batch, 1)
-        # One view after the other: BatchNorm's statistics are per view, never over both.
-        q1, stats = query(params, state["stats"], x1)
-        q2, stats = query(params, stats, x2)
+        q, stats = nets.project(params, state["stats"], views, batch, (0, 1))
+        if nets.predictor is not None:
+            q, stats = nets.head("predictor", params, stats, q)
         m = ema(step)
         online = jax.lax.stop_gradient(target_of(params))
         target = ema_update(state["target"]["params"], online, m)
-        k1, target_stats = nets.project(target, state["target"]["stats"], x1)
-        k2, target_stats = nets.project(target, target_stats, x2)
-        q1, q2 = l2_normalize(q1), l2_normalize(q2)
-        k1, k2 = jax.lax.stop_gradient((l2_normalize(k1), l2_normalize(k2)))
+        k, target_stats = nets.project(target, state["target"]["stats"], views, batch, (0, 1))
+        q1, q2 = l2_normalize(q)
+        k1, k2 = whole(jax.lax.stop_gradient(l2_normalize(k)))
         loss1, top1 = contrastive_loss(q1, k2, t.temperature)
         loss2, top2 = contrastive_loss(q2, k1, t.temperature)
         new_state = {

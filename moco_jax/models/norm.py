@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+MOMENTUM = 0.9  # share of itself that a running statistic keeps in a step; PyTorch's 0.1
+
 
 class BatchNorm(nn.Module):
     """Batch normalization over all axes but the last, per group of consecutive examples.
@@ -26,7 +28,6 @@ class BatchNorm(nn.Module):
 
     Attributes:
       groups: G; must divide B in training.
-      momentum: share of itself that a running statistic keeps in a step (0.9: PyTorch's 0.1).
       epsilon: added to the variance.
       use_scale: whether there is a learned scale.
       use_bias: whether there is a learned offset.
@@ -35,7 +36,6 @@ class BatchNorm(nn.Module):
     """
 
     groups: int = 1
-    momentum: float = 0.9
     epsilon: float = 1e-5
     use_scale: bool = True
     use_bias: bool = True
@@ -62,8 +62,8 @@ class BatchNorm(nn.Module):
             mean, var = _moments(grouped)
             if not self.is_initializing():
                 unbiased = var * _bessel(grouped)
-                running_mean.value = self.momentum * running_mean.value + self._new(mean)
-                running_var.value = self.momentum * running_var.value + self._new(unbiased)
+                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
+                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
         else:
             mean = jnp.mean(running_mean.value, axis=0, keepdims=True)
             var = jnp.mean(running_var.value, axis=0, keepdims=True)
@@ -76,8 +76,18 @@ class BatchNorm(nn.Module):
             y += _spread(bias[None], grouped)
         return y.reshape(x.shape).astype(self.dtype)
 
-    def _new(self, statistic: jax.Array) -> jax.Array:
-        return (1 - self.momentum) * statistic
+
+def renewed_in_turn(old: jax.Array, new: jax.Array) -> jax.Array:
+    """A running statistic after V passes in turn, from what each would make of the old one.
+
+    Args:
+      old: (G, C).
+      new: (V, G, C), each MOMENTUM * old + (1 - MOMENTUM) * its batch's.
+    """
+    running = new[0]
+    for single in new[1:]:
+        running = MOMENTUM * running + (single - MOMENTUM * old)
+    return running
 
 
 def _split(x: jax.Array, groups: int) -> jax.Array:

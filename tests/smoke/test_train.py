@@ -52,10 +52,12 @@ def test_a_finished_run_has_nothing_to_do(source, tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
-def losses(method, source, devices):
+def losses(method, source, devices, fsdp):
     """The losses of 20 steps on so many simulated devices."""
-    x = experiment.build(tiny_config(method, source))
-    x = x._replace(mesh=mesh.make_mesh(jax.devices()[:devices]))
+    c = tiny_config(method, source)
+    c.mesh.update(shard_queue=fsdp > 1)
+    x = experiment.build(c)
+    x = x._replace(mesh=mesh.make_mesh(jax.devices()[:devices], fsdp))
     state, step, out = experiment.fresh_state(x), experiment.make_step(x), []
     with experiment.train_batches(x, 0) as batches:
         for _ in range(20):
@@ -64,16 +66,25 @@ def losses(method, source, devices):
     return np.array(jax.device_get(out))
 
 
-@pytest.mark.parametrize("method", ["v1", "v3"])
-def test_one_two_and_eight_devices_give_the_same_losses(method, source):
+@pytest.mark.parametrize("method", ["v1", "v2", "v3"])
+def test_every_mesh_gives_the_same_losses(method, source, monkeypatch):
     """Sums run in another order: the first steps agree to 1e-5; the difference then grows as
     training amplifies it, so the last are held to 1e-3."""
-    one = losses(method, source, 1)
+    monkeypatch.setattr(mesh, "MIN_SPLIT", 256)
+    one = losses(method, source, 1, 1)
     assert len(set(one.tolist())) == 20
-    for devices in (2, 8):
-        many = losses(method, source, devices)
+    for fsdp in (1, 2) if method != "v2" else (2,):
+        many = losses(method, source, 8, fsdp)
         np.testing.assert_allclose(many[:5], one[:5], rtol=1e-5)
         np.testing.assert_allclose(many, one, rtol=1e-3)
+
+
+def test_a_run_continues_on_another_mesh(source, tmp_path):
+    c = tiny_config("v3", source)
+    c.epochs, c.knn.every_epochs = 0.4, 0.0
+    train.run(c, tmp_path / "run")
+    c.mesh.fsdp = 4
+    assert train.run(c, tmp_path / "run") == 0
 
 
 def test_a_diverging_run_stops_and_keeps_the_good_checkpoint(source, tmp_path):
