@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 
 from moco_jax.ops.checksum import tree_checksums
 from moco_jax.ops.ema import ema_update, make_ema_schedule
-from moco_jax.ops.knn import knn_predict
 from moco_jax.ops.losses import (
     chance_info_nce,
     chance_v3,
@@ -259,48 +258,3 @@ def test_checksums_are_bitwise_equal_for_any_sharding():
         assert sums.is_fully_replicated
         assert sums.dtype == jnp.uint32
         assert tuple(sums.tolist()) == expected
-
-
-# kNN
-
-
-def test_knn_votes_by_similarity_and_ignores_missing_labels():
-    bank = np.array([[1, 0], [0.9, 0.1], [0, 1], [1, 0]], np.float32)
-    labels = np.array([0, 1, 2, -1])
-    votes = knn_predict(bank[:1] * 9, bank, labels, 3, 3, 0.1)
-    assert votes.shape == (1, 3)
-    assert votes[0, 0] > votes[0, 1] > votes[0, 2] == 0
-    assert votes.sum() < 0.7  # a third of the vote went to the image without a label
-
-
-def test_knn_breaks_ties_by_position_and_stays_finite_at_low_temperature():
-    bank = np.ones((3, 2), np.float32)
-    votes = knn_predict(bank, bank, np.array([2, 1, 0]), 3, 1, 0.001)
-    np.testing.assert_array_equal(votes, [[0, 0, 1]] * 3)
-
-
-def test_knn_without_the_image_itself():
-    bank = np.eye(4, dtype=np.float32) + np.float32(0.1)
-    labels = np.arange(4)
-    itself = knn_predict(bank, bank, labels, 4, 1, 0.1)
-    np.testing.assert_array_equal(itself.argmax(1), labels)
-    others = knn_predict(bank, bank, labels, 4, 3, 0.1, exclude_self=True)
-    np.testing.assert_array_equal(np.diag(others), 0)
-    np.testing.assert_allclose(others.sum(1), 1, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"k": 6}, "k=6 must be from 1 to the 5"),
-        ({"k": 0}, "k=0"),
-        ({"k": 5, "exclude_self": True}, "to the 4"),
-        ({"temperature": 0.0}, "temperature=0.0"),
-        ({"chunk": 0}, "chunk=0"),
-        ({"exclude_self": True, "queries": np.eye(3)}, "3 queries are not the bank of 5"),
-    ],
-)
-def test_bad_knn(options, message):
-    good = {"queries": np.eye(5, 3), "bank": np.eye(5, 3), "bank_labels": np.arange(5)}
-    with pytest.raises(ValueError, match=message):
-        knn_predict(**good | {"num_classes": 5, "k": 2, "temperature": 0.1} | options)
