@@ -160,6 +160,8 @@ def default() -> ConfigDict:
     k.every_epochs = 10.0  # 0: never
     k.k = 200
     k.temperature = 0.07
+    k.ks = (10, 20, 100, 200)  # results.json has each of these and k, at each temperature
+    k.temperatures = ()
     k.features = "backbone"  # projection: of the CIFAR-10 demonstration
     k.max_train = 0  # images of the bank, evenly spaced; 0: all
     k.max_test = 0
@@ -208,18 +210,20 @@ def identity(config: dict[str, Any]) -> list[str]:
     return lines
 
 
-def refuse_changes(saved: dict[str, Any] | None, config: ConfigDict) -> None:
+def refuse_changes(
+    saved: dict[str, Any] | None, current: dict[str, Any], allow: bool = False
+) -> None:
     """Raises CheckpointError, with a diff, when a saved run would go on under another config."""
     if saved is None:
         return
     changes = difflib.unified_diff(
-        identity(saved), identity(as_json(config)), "checkpoint", "this run", n=0, lineterm=""
+        identity(saved), identity(current), "checkpoint", "this run", n=0, lineterm=""
     )
     lines = [line for line in changes if not line.startswith("@@")]
     if not lines:
         return
     text = "The checkpoint in this workdir was made under another config:\n" + "\n".join(lines)
-    if not config.checkpoint.allow_changes:
+    if not allow:
         raise CheckpointError(
             f"{text}\nUse another workdir, or --config.checkpoint.allow_changes=True to go on."
         )

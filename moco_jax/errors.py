@@ -1,5 +1,7 @@
 """Errors with a name of their own; `main` prints their message without a traceback."""
 
+from collections.abc import Sequence
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is there cannot be used."""
@@ -11,3 +13,16 @@ class TrainingDivergedError(RuntimeError):
 
 class WorkerError(RuntimeError):
     """A worker process that reads images ended, or failed in a way that it could not send."""
+
+
+class NotFiniteError(ValueError):
+    """Features with a NaN or an infinity.
+
+    Attributes:
+      index: the images of the source that have them, as far as they were looked at.
+    """
+
+    def __init__(self, index: Sequence[int]):
+        self.index = list(map(int, index))
+        some = ", ".join(map(str, self.index[:5])) + (" ..." if len(self.index) > 5 else "")
+        super().__init__(f"features with NaN or infinity, of image {some}")

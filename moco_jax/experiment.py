@@ -10,7 +10,7 @@ import optax
 from clu import parameter_overview
 
 from moco_jax import mesh as meshes
-from moco_jax.config import ConfigDict
+from moco_jax.config import ConfigDict, as_json
 from moco_jax.data import augment, pipeline, transfer
 from moco_jax.data.source import Source, Splits
 from moco_jax.evals.knn import KnnMonitor
@@ -71,6 +71,16 @@ def build(config: ConfigDict) -> Experiment:
     )
     state_shardings(x)  # refuses what cannot lie on the mesh
     return x
+
+
+def recorded(x: Experiment) -> dict[str, Any]:
+    """The config as JSON, with the channels' mean and std where these were left to be found.
+
+    So a checkpoint can be used, and its run be told from another, without the training images.
+    """
+    config = as_json(x.config)
+    config["data"] |= {"mean": list(x.mean), "std": list(x.std)}
+    return config
 
 
 def make_step(x: Experiment) -> Callable:
@@ -139,7 +149,7 @@ def _transfer(x: Experiment, source: Source) -> dict[str, Any]:
 
 def make_monitor(x: Experiment) -> KnnMonitor:
     """The kNN monitor of the experiment's data."""
-    return KnnMonitor(x.config.knn, x.data, partial(eval_batches, x))
+    return KnnMonitor(x.config.knn, x.data, partial(eval_batches, x), x.mesh)
 
 
 def make_encode(x: Experiment) -> Callable[[TrainState, dict[str, jax.Array]], jax.Array]:

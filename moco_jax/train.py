@@ -15,7 +15,7 @@ import numpy as np
 
 from moco_jax import metrics as metric_files
 from moco_jax.checkpoint import Checkpoints
-from moco_jax.config import ConfigDict, as_json, refuse_changes
+from moco_jax.config import ConfigDict, refuse_changes
 from moco_jax.convert.start import first_state
 from moco_jax.errors import TrainingDivergedError
 from moco_jax.experiment import (
@@ -27,6 +27,7 @@ from moco_jax.experiment import (
     make_monitor,
     make_pixels,
     make_step,
+    recorded,
     train_batches,
 )
 from moco_jax.interrupt import EXIT_INTERRUPTED, stop_requested
@@ -51,7 +52,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> int:
     x = build(config)
     describe(x)
     with contextlib.closing(Checkpoints(path, config.checkpoint)) as checkpoints:
-        refuse_changes(checkpoints.newest_config(), config)
+        allow = config.checkpoint.allow_changes
+        refuse_changes(checkpoints.newest_config(), recorded(x), allow)
         state = checkpoints.restore(abstract_state(x))
         if state is None:
             state, source = first_state(x, path), config.init
@@ -63,7 +65,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> int:
         (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
         writer = metric_files.Writer(path, start, config.log.tensorboard)
         with contextlib.closing(writer), stop_requested() as stop:
-            finished = _loop(x, state, start, checkpoints, writer, stop)
+            finished = _loop(x, state, start, path, checkpoints, writer, stop)
     if not finished:
         log.warning("Stopped; the same command resumes.")
         return EXIT_INTERRUPTED
@@ -88,6 +90,7 @@ def _loop(
     x: Experiment,
     state: TrainState,
     start: int,
+    path: pathlib.Path,
     checkpoints: Checkpoints,
     writer: metric_files.Writer,
     stop: Callable[[], bool],
@@ -126,11 +129,13 @@ def _loop(
             every = c.checkpoint.every_steps
             if last or stopping or (every and position % every == 0):
                 with interval.pause():
-                    checkpoints.save(position, state, as_json(c))
+                    checkpoints.save(position, state, recorded(x))
             if last or stopping:
                 break
             batch = batches.get(interval.busy)
     checkpoints.wait()
+    if last:
+        monitor.save(path, position, c.seed)
     return last
 
 

@@ -1,12 +1,14 @@
-"""From a host's batches to global arrays on the devices.
+"""From a host's batches to global arrays on the devices, and back.
 
 B global batch, b this process's share of it, N images of the source
 """
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from moco_jax.data.loader import Batch
@@ -32,6 +34,13 @@ def put(sharding: Sharding, batch: Batch) -> Batch:
         return jax.make_array_from_process_local_data(sharding, rows, shape)
 
     return jax.block_until_ready(jax.tree.map(send, batch))
+
+
+def fetch(arrays: Any) -> Any:
+    """A tree of global arrays in host memory, whole on every process, all of which must call."""
+    if jax.process_count() == 1:
+        return jax.device_get(arrays)
+    return multihost_utils.process_allgather(arrays, tiled=True)
 
 
 def is_resident(source: Source, limit_gb: float) -> bool:

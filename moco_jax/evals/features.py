@@ -1,32 +1,93 @@
 """Features of a data set: the one loop over evaluation batches.
 
-N images, F features.
+B batch, N images, F features.
 """
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from moco_jax.data import transfer
 from moco_jax.data.prefetch import Prefetcher
+from moco_jax.errors import NotFiniteError
+
+Encode = Callable[[dict[str, jax.Array]], jax.Array]
 
 
-def extract(
-    encode: Callable[[dict[str, jax.Array]], jax.Array], batches: Prefetcher
-) -> tuple[np.ndarray, np.ndarray]:
+class Features(NamedTuple):
+    """Features of some images, in host memory.
+
+    Attributes:
+      features: float32 (N, F).
+      labels: int32 (N,); -1 where there is none.
+      index: int32 (N,), which images of the source they are.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+
+def feature_batches(encode: Encode, batches: Prefetcher) -> Iterator[Features]:
     """Runs `encode` over padded batches and drops the padding.
+
+    The device works on the next batch while one is fetched. With several processes, each gets the
+    features of all.
 
     Args:
       encode: a batch on the device -> (B, F) float32.
       batches: evaluation batches on the device; closed at the end.
 
-    Returns:
-      Features (N, F) float32 and labels (N,) int32, in the batches' order.
+    Yields:
+      The features of each batch, in the batches' order.
+
+    Raises:
+      NotFiniteError: there is a NaN or an infinity among them.
     """
-    features, labels = [], []
+    ahead = collections.deque()
     with batches:
         for batch in batches:
-            mask = np.asarray(batch["mask"])
-            features.append(np.asarray(encode(batch))[mask])
-            labels.append(np.asarray(batch["label"])[mask])
-    return np.concatenate(features), np.concatenate(labels)
+            ahead.append((encode(batch), batch["label"], batch["index"], batch["mask"]))
+            if len(ahead) > 1:
+                yield _fetch(ahead.popleft())
+        while ahead:
+            yield _fetch(ahead.popleft())
+
+
+def extract(encode: Encode, batches: Prefetcher) -> tuple[np.ndarray, np.ndarray]:
+    """The features of all batches at once, and their labels.
+
+    Args:
+      encode: as for `feature_batches`.
+      batches: as there.
+
+    Returns:
+      Features (N, F) float32 and labels (N,) int32.
+
+    Raises:
+      NotFiniteError: as there.
+      ValueError: there is no image.
+    """
+    parts = collections.deque(feature_batches(encode, batches))
+    count = sum(len(part.index) for part in parts)
+    if not count:
+        raise ValueError("there is no image to take features of")
+    features = np.empty((count, parts[0].features.shape[1]), np.float32)
+    labels, start = np.empty(count, np.int32), 0
+    while parts:  # let go one by one: two copies of all features may be too much
+        part = parts.popleft()
+        rows = slice(start, start := start + len(part.index))
+        features[rows], labels[rows] = part.features, part.labels
+    return features, labels
+
+
+def _fetch(on_device: tuple[jax.Array, ...]) -> Features:
+    *columns, mask = transfer.fetch(on_device)
+    found = Features(*(column[mask] for column in columns))
+    finite = np.isfinite(found.features).all(1)
+    if not finite.all():
+        raise NotFiniteError(found.index[~finite])
+    return found

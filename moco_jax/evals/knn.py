@@ -1,60 +1,203 @@
-"""The kNN monitor: how good features are, without training anything on them.
+"""kNN: how good features are, without training anything on them.
 
-N images of the bank (training set), M queries (test set), F features.
+N images of the bank (training set), M queries (test set), F features, k neighbours.
 """
 
+import itertools
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from moco_jax import results
 from moco_jax.config import ConfigDict, choose
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Splits
-from moco_jax.evals.features import extract
-from moco_jax.ops.knn import knn_predict
+from moco_jax.errors import NotFiniteError
+from moco_jax.evals.features import Encode, extract
+from moco_jax.ops.knn import Neighbours, nearest, rank, vote
 
 log = logging.getLogger(__name__)
-Encode = Callable[[dict[str, jax.Array]], jax.Array]
+
+PROTOCOL = (
+    "kNN: vote of the k training images of largest cosine, each weighted by exp(cosine / T) "
+    "(arXiv:1805.01978, section 3.4); every image once, without augmentation"
+)
+_AT_A_TIME = 4096  # queries whose votes are counted together
+Batches = Callable[..., Prefetcher]
+
+
+class Score(NamedTuple):
+    """Accuracy of one vote: shares of the queries; `top5` is None where 5 classes are all."""
+
+    k: int
+    temperature: float
+    top1: float
+    top5: float | None
+
+
+class Outcome(NamedTuple):
+    """What kNN gave.
+
+    Attributes:
+      scores: for each pair of k and temperature, the watched one first.
+      bank: N.
+      examples: M.
+      split: which images the queries are.
+    """
+
+    scores: list[Score]
+    bank: int
+    examples: int
+    split: str
+
+
+def score(
+    found: Neighbours,
+    labels: np.ndarray,
+    truth: np.ndarray,
+    pairs: Iterable[tuple[int, float]],
+) -> list[Score]:
+    """Accuracy of the vote, for each pair of k and temperature.
+
+    Of classes with equal votes, the lowest counts as first; one without a vote is never right.
+
+    Args:
+      found: of the queries in the bank, at least the largest k.
+      labels: int (N,) of the bank; -1: none.
+      truth: int (M,) of the queries.
+      pairs: of k and temperature.
+    """
+    classes = max(int(labels.max()), 0) + 1
+    starts = range(0, len(truth), _AT_A_TIME)
+    parts = [slice(start, start + _AT_A_TIME) for start in starts]
+
+    def ranks(part: slice, k: int, temperature: float) -> np.ndarray:
+        neighbours = labels[found.index[part, :k]]
+        return rank(vote(found.cosine[part, :k], neighbours, classes, temperature), truth[part])
+
+    scores = []
+    for k, temperature in pairs:
+        before = np.concatenate([ranks(part, k, temperature) for part in parts])
+        top5 = float(np.mean(before < 5)) if classes > 5 else None
+        scores.append(Score(k, temperature, float(np.mean(before < 1)), top5))
+    return scores
+
+
+def evaluate(
+    encode: Encode, data: Splits, batches: Batches, knn: ConfigDict, mesh: Mesh
+) -> Outcome:
+    """Classifies the test images or, where these have no labels, each training image by the rest.
+
+    Args:
+      encode: a batch on the device -> (B, F) float32.
+      data: both splits.
+      batches: `batches(source, limit=n)` reads a split.
+      knn: `config.knn`.
+      mesh: its devices share the bank.
+
+    Raises:
+      ValueError: the training images have no labels, or there is no image.
+      NotFiniteError: a feature is NaN or infinite.
+    """
+    if not data.train.labelled:
+        raise ValueError(f"{data.train.name} has no labels, and kNN classifies by them")
+    alone = leaves_one_out(data)
+    bank, labels = extract(encode, batches(data.train, limit=knn.max_train))
+    if alone:
+        queries, truth = bank, labels
+    else:
+        queries, truth = extract(encode, batches(data.test, limit=knn.max_test))
+    most = len(bank) - alone
+    pairs = [(min(k, most), temperature) for k, temperature in pairs_of(knn)]
+    found = nearest(queries, bank, max(k for k, _ in pairs), mesh, exclude_self=alone)
+    split = f"{data.train.name}, one left out" if alone else data.test.name
+    scores = score(found, labels, truth, dict.fromkeys(pairs))
+    return Outcome(scores, len(bank), len(queries), split)
+
+
+def leaves_one_out(data: Splits) -> bool:
+    """Whether there are no labelled test images, so that training images are classified."""
+    return data.test is None or not data.test.labelled
+
+
+def pairs_of(knn: ConfigDict) -> list[tuple[int, float]]:
+    """All pairs of k and temperature that the options ask for, the watched one first.
+
+    Raises:
+      ValueError: one of them is not above 0, or `knn.features` is unknown.
+    """
+    choose("knn.features", knn.features, ("backbone", "projection"))
+    ks, temperatures = (knn.k, *knn.ks), (knn.temperature, *knn.temperatures)
+    if min(ks) < 1 or not all(t > 0 for t in temperatures):
+        raise ValueError(f"knn: k of {ks} and temperature of {temperatures}; expected above 0")
+    return list(dict.fromkeys(itertools.product(ks, temperatures)))
+
+
+def save(
+    workdir: str | os.PathLike, outcome: Outcome, *, encoder: str, features: str, seed: int
+) -> None:
+    """Adds the scores to `results.json`.
+
+    Args:
+      workdir: where it is.
+      outcome: of `evaluate`.
+      encoder: what made the features: 'step 600' of the run, say.
+      features: 'backbone' or 'projection'.
+      seed: of the encoder's training, the only thing random.
+    """
+    for k, temperature, top1, top5 in outcome.scores:
+        settings = {
+            "encoder": encoder, "features": features, "bank": outcome.bank,
+            "k": k, "temperature": temperature,
+        }  # fmt: skip
+        results.add(
+            workdir, "knn", protocol=PROTOCOL, settings=settings, seed=seed, split=outcome.split,
+            examples=outcome.examples,
+            metrics={"top1": top1} if top5 is None else {"top1": top1, "top5": top5},
+        )  # fmt: skip
 
 
 class KnnMonitor:
-    """Measures kNN top-1 on the test images, or leave-one-out on the training images.
+    """Measures kNN in training: on the test images, or leave-one-out on the training images.
 
     Attributes:
       active: False where there are no labels or `knn.every_epochs` is 0; then every measurement
         is empty.
     """
 
-    def __init__(self, knn: ConfigDict, data: Splits, batches: Callable[..., Prefetcher]):
-        """Takes the options, the data and `batches(source, limit=n)`, which reads a split."""
-        choose("knn.features", knn.features, ("backbone", "projection"))
-        if knn.k < 1 or not knn.temperature > 0:
-            raise ValueError(f"knn.k={knn.k} and knn.temperature={knn.temperature}: above 0")
-        self._knn, self._data, self._batches = knn, data, batches
+    def __init__(self, knn: ConfigDict, data: Splits, batches: Batches, mesh: Mesh):
+        """Takes the options, the data, `batches(source, limit=n)`, and the mesh."""
+        pairs_of(knn)
+        self._knn, self._data, self._batches, self._mesh = knn, data, batches, mesh
+        self._last: Outcome | None = None
         self.active = knn.every_epochs > 0 and data.train.labelled
-        self._alone = data.test is None or not data.test.labelled
         if knn.every_epochs > 0 and not data.train.labelled:
             log.info("No labels: kNN is not measured")
-        elif self.active and self._alone:
+        elif self.active and leaves_one_out(data):
             log.info("No labelled test images: kNN leaves one out of the training images")
 
-    def top1(self, encode: Encode) -> float:
-        """Share of queries whose class the vote of the nearest images of the bank gives."""
-        k, data = self._knn, self._data
-        bank, labels = extract(encode, self._batches(data.train, limit=k.max_train))
-        if self._alone:
-            queries, truth = bank, labels
-        else:
-            queries, truth = extract(encode, self._batches(data.test, limit=k.max_test))
-        neighbours = min(k.k, len(bank) - self._alone)
-        classes = int(labels.max()) + 1
-        votes = knn_predict(
-            queries, bank, labels, classes, neighbours, k.temperature, exclude_self=self._alone
-        )
-        return float(np.mean(np.argmax(votes, -1) == truth))
-
     def measure(self, name: str, encode: Encode) -> dict[str, float]:
-        """`top1` under a name, for metrics.jsonl; empty when not active."""
-        return {name: self.top1(encode)} if self.active else {}
+        """Top-1 of the watched vote under a name, for metrics.jsonl; empty when not active.
+
+        A network that diverges may give features that are not finite: NaN, and a line in the log.
+        """
+        self._last = None
+        if not self.active:
+            return {}
+        try:
+            self._last = evaluate(encode, self._data, self._batches, self._knn, self._mesh)
+        except NotFiniteError as error:
+            log.error("kNN is not measured: %s", error)
+            return {name: float("nan")}
+        return {name: self._last.scores[0].top1}
+
+    def save(self, workdir: str | os.PathLike, step: int, seed: int) -> None:
+        """Adds the last measurement, if there is one, with all its votes to `results.json`."""
+        if self._last and jax.process_index() == 0:
+            features = self._knn.features
+            save(workdir, self._last, encoder=f"step {step}", features=features, seed=seed)

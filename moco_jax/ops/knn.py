@@ -55,7 +55,7 @@ def nearest(
       queries: (M, C) features of any length; the same on every process.
       bank: (N, C) features; the same on every process, which reads what its devices take.
       k: neighbours, at most N (N - 1 with exclude_self).
-      mesh: its axis 'data' shares the bank.
+      mesh: its devices share the bank.
       exclude_self: the queries are the bank, and no image is its own neighbour.
       rows: R, of the bank that a device takes at a time; None: ROWS_BYTES of them.
       chunk: Q, queries that it compares with them at a time; None: SIMILARITY_BYTES of cosines.
@@ -93,7 +93,7 @@ def device_bytes(
     start, step, _ = _programs(mesh, n, plan.steps, plan.rows, k)
     queries = jax.ShapeDtypeStruct((plan.chunks, plan.chunk, c), np.float32)
     own = jax.ShapeDtypeStruct(queries.shape[:2], np.int32)
-    part = jax.ShapeDtypeStruct((mesh.shape["data"] * plan.rows, c), np.float32)
+    part = jax.ShapeDtypeStruct((mesh.size * plan.rows, c), np.float32)
     best = jax.eval_shape(start, queries)[1]
     program = step.lower(best, queries, own, part, jax.ShapeDtypeStruct((), np.int32))
     memory = program.compile().memory_analysis()
@@ -135,15 +135,20 @@ def vote(
 
 
 def rank(votes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """How many classes come before the true one, int (M,); of equal votes, the lowest class first.
+    """How many classes come before the true one; of equal votes, the lowest class first.
 
     Args:
       votes: (M, classes).
-      truth: (M,) labels in [0, classes).
+      truth: (M,) labels.
+
+    Returns:
+      int (M,); the number of classes, where the true one has no vote at all.
     """
-    own = np.take_along_axis(votes, truth[:, None], axis=1)
-    lower = np.arange(votes.shape[1]) < truth[:, None]
-    return ((votes > own) | ((votes == own) & lower)).sum(1)
+    classes = votes.shape[1]
+    label = np.clip(truth, 0, classes - 1)[:, None]
+    own = np.take_along_axis(votes, label, axis=1)
+    before = ((votes > own) | ((votes == own) & (np.arange(classes) < label))).sum(1)
+    return np.where((truth == label[:, 0]) & (own[:, 0] > 0), before, classes)
 
 
 def top_k(x: jax.Array, k: int) -> Best:
@@ -201,7 +206,7 @@ def _plan(m: int, n: int, c: int, mesh: Mesh, rows: int | None, chunk: int | Non
         parts = -(-count // most)
         return parts, -(-count // parts)
 
-    steps, rows = evenly(-(-n // mesh.shape["data"]), rows or max(1, ROWS_BYTES // (4 * c)))
+    steps, rows = evenly(-(-n // mesh.size), rows or max(1, ROWS_BYTES // (4 * c)))
     return _Plan(steps, rows, *evenly(m, chunk or max(1, SIMILARITY_BYTES // (4 * rows))))
 
 
@@ -236,31 +241,31 @@ def _put(bank: np.ndarray, number: int, plan: _Plan, mesh: Mesh) -> jax.Array:
         part = np.asarray(bank[first : first + rows], np.float32)
         return np.pad(part, ((0, rows - len(part)), (0, 0))) if len(part) < rows else part
 
-    shape = (mesh.shape["data"] * rows, bank.shape[1])
-    return jax.make_array_from_callback(shape, NamedSharding(mesh, P("data")), read)
+    shape = (mesh.size * rows, bank.shape[1])
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, P(mesh.axis_names)), read)
 
 
 @lru_cache(maxsize=8)
 def _programs(mesh: Mesh, n: int, steps: int, rows: int, k: int) -> tuple:
     """The three programs of a search: before, for each part of the bank, and after."""
-    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(mesh.axis_names))
 
     @partial(jax.jit, out_shardings=(whole, (split, split)))
     def start(queries: jax.Array) -> tuple[jax.Array, Best]:
-        shape = (mesh.shape["data"], *queries.shape[:2], k)
+        shape = (mesh.size, *queries.shape[:2], k)
         return l2_normalize(queries), (jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32))
 
     @partial(jax.jit, donate_argnums=0)
     @partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=((P("data"), P("data")), P(), P(), P("data"), P()),
-        out_specs=(P("data"), P("data")),
+        in_specs=((P(mesh.axis_names), P(mesh.axis_names)), P(), P(), P(mesh.axis_names), P()),
+        out_specs=(P(mesh.axis_names), P(mesh.axis_names)),
     )
     def step(
         best: Best, queries: jax.Array, own: jax.Array, part: jax.Array, number: jax.Array
     ) -> Best:
-        index = (jax.lax.axis_index("data") * steps + number) * rows + jnp.arange(rows)
+        index = (jax.lax.axis_index(mesh.axis_names) * steps + number) * rows + jnp.arange(rows)
         part = l2_normalize(part)
 
         def merge(xs: tuple[jax.Array, ...]) -> Best:

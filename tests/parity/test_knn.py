@@ -123,7 +123,7 @@ def test_missing_labels_count_as_neighbours_without_a_vote():
 
 
 def test_ranks_against_a_stable_sort():
-    votes = np.random.default_rng(0).integers(0, 4, (200, 9)).astype(float)  # many are equal
+    votes = np.random.default_rng(0).integers(1, 4, (200, 9)).astype(float)  # many are equal
     truth = np.random.default_rng(1).integers(0, 9, 200)
     order = np.argsort(-votes, axis=1, kind="stable")
     np.testing.assert_array_equal(rank(votes, truth), (order == truth[:, None]).argmax(1))

@@ -71,7 +71,12 @@ def test_votes_by_similarity_ignore_missing_labels():
 
 def test_the_lowest_class_wins_equal_votes():
     votes = vote(np.ones((1, 4), np.float32), np.array([[2, 1, 2, 1]]), 4, 0.1).repeat(4, 0)
-    np.testing.assert_array_equal(rank(votes, np.arange(4)), [2, 0, 1, 3])
+    np.testing.assert_array_equal(rank(votes, np.arange(4)), [4, 0, 1, 4])
+
+
+def test_a_class_without_a_vote_is_never_right():
+    votes = np.array([[0.0, 0.7, 0.3, 0.0]]).repeat(5, 0)
+    np.testing.assert_array_equal(rank(votes, np.array([0, 1, 2, 4, -1])), [4, 0, 1, 4, 4])
 
 
 @pytest.mark.parametrize(
