@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STEM := $(VENV)/.installed
 
-.PHONY: demo test lint test-slow test-gpu parity clean
+.PHONY: demo test lint test-slow processes test-gpu parity clean
 
 demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
 
 test: $(STEM)-test lint
-	$(BIN)/python -m pytest -m "not slow and not gpu and not tpu"
+	$(BIN)/python -m pytest -m "not slow and not processes and not gpu and not tpu"
 
 lint: $(STEM)-test
 	$(BIN)/ruff check .
@@ -20,6 +20,10 @@ lint: $(STEM)-test
 
 test-slow: $(STEM)-test
 	$(BIN)/python -m pytest -m slow
+
+# Runs of several processes, killed and started again.
+processes: $(STEM)-test
+	$(BIN)/python -m pytest -m processes
 
 test-gpu: $(STEM)-test
 	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu

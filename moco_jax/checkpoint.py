@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from moco_jax.config import ConfigDict
@@ -77,6 +78,11 @@ def read(step: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if checksums_of({name: leaf})[name] != meta["checksums"].get(name):
             raise CheckpointError(f"Checkpoint {step} is damaged: wrong checksum of {name}")
     return leaves, meta
+
+
+def _any_process(problem: bool) -> bool:
+    """Whether any process has a problem: all of them take the same checkpoint."""
+    return bool(multihost_utils.process_allgather(np.array(problem)).any())
 
 
 class Checkpoints:
@@ -142,12 +148,15 @@ class Checkpoints:
         """
         damaged: dict[int, str] = {}
         for position in sorted(self.manager.all_steps(), reverse=True):
+            problem = ""
             try:
                 restored = self._restore(position, like)
             except CheckpointError:
                 raise
             except Exception as error:  # Orbax raises many kinds
-                damaged[position] = (str(error) or repr(error)).splitlines()[0]
+                problem = (str(error) or repr(error)).splitlines()[0]
+            if _any_process(bool(problem)):
+                damaged[position] = problem or "for another process"
                 log.error("CHECKPOINT %d IS DAMAGED (%s)", position, damaged[position])
             else:
                 for bad in damaged:
@@ -201,7 +210,9 @@ class Checkpoints:
             if not aside.exists():
                 break
             aside = self.directory / f"damaged-{position}-{n}"
+        multihost_utils.sync_global_devices("name of the damaged checkpoint")
         if jax.process_index() == 0:
             shutil.move(source, aside)
+        multihost_utils.sync_global_devices("damaged checkpoint set aside")
         self.manager.reload()
         return aside

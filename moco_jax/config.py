@@ -82,6 +82,9 @@ def default() -> ConfigDict:
     c.epochs = 200.0  # passes over the training images
     c.init = ""  # checkpoint to start from, in any format that moco_jax.convert reads; "": random
     c.init_part = "all"  # weights: without optimizer and step; backbone: nothing else
+    c.compilation_cache = (
+        ""  # directory of compiled programs, for all hosts; "": none but JAX's own
+    )
     c.backend = "auto"  # cpu, gpu, tpu: an error where it is missing; auto: what JAX finds
 
     c.data = d = ConfigDict()
@@ -194,20 +197,19 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The options of a nested config by their dotted names, sorted."""
+    options = {}
+    for key, value in sorted(config.items()):
+        nested = isinstance(value, dict)
+        options |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return options
+
+
 def identity(config: dict[str, Any]) -> list[str]:
     """The lines of a config, `name = value`, that decide a run's numbers."""
-    lines = []
-
-    def walk(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key in sorted(value):
-                walk(f"{name}.{key}", value[key])
-        elif name not in NOT_IDENTITY:
-            lines.append(f"{name} = {value!r}")
-
-    for name in IDENTITY:
-        walk(name, config.get(name))
-    return lines
+    options = flat({name: config.get(name) for name in IDENTITY})
+    return [f"{name} = {value!r}" for name, value in options.items() if name not in NOT_IDENTITY]
 
 
 def refuse_changes(

@@ -45,6 +45,7 @@ def build(config: ConfigDict) -> Experiment:
       ValueError: a value is bad, or values do not fit each other or the data.
       RuntimeError: the named backend is not there.
     """
+    meshes.use_compilation_cache(config.compilation_cache)
     meshes.select_backend(config.backend)
     mesh = meshes.make_mesh(fsdp=config.mesh.fsdp)
     d = config.data

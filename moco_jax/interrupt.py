@@ -2,37 +2,49 @@
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-log = logging.getLogger(__name__)
+import jax
+from jax.experimental import multihost_utils
 
-# sysexits' EX_TEMPFAIL: the run was stopped in good order and the same command resumes it.
-EXIT_INTERRUPTED = 75
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Within the context, gives a function that tells whether a stop was asked for.
+def stop_requested() -> Iterator[Callable[[int], bool]]:
+    """Within the context, gives a function that tells whether to stop after a step.
 
-    Outside the main thread, where Python takes no signal handlers, nothing is caught.
+    Every process calls it after every step, with the step's number. One signal to any of several
+    processes stops all of them after the same step. Outside the main thread, where Python takes
+    no signal handlers, nothing is caught.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda position: False
         return
+    together = jax.process_count() > 1
 
     def handler(number: int, frame: FrameType | None) -> None:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
         log.warning("%s: saving and stopping ...", signal.Signals(number).name)
+        if together:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    previous = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
+    # SIGTERM to one of several processes is JAX's: its service finds the step for all.
+    signals = [signal.SIGINT] if together else [signal.SIGTERM, signal.SIGINT]
+    previous = {s: signal.signal(s, handler) for s in signals}
     try:
-        yield lambda: bool(received)
+        yield (
+            multihost_utils.reached_preemption_sync_point
+            if together
+            else (lambda position: bool(received))
+        )
     finally:
         for s, old in previous.items():
             signal.signal(s, old)

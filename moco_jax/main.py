@@ -1,8 +1,8 @@
 """The command: python -m moco_jax.main --config=configs/NAME.py[:ARG] --workdir=DIR.
 
 Every option of the config can be overridden: --config.data.batch_size=512. Exit codes: 0 done,
-75 stopped by a signal after saving (the same command resumes), 2 wrong config, data or workdir,
-1 anything else.
+75 to be started again with the same command (stopped by a signal after saving, or another process
+of the run is gone or missing), 2 wrong config, data or workdir, 1 anything else.
 """
 
 import logging
@@ -13,24 +13,46 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from moco_jax.errors import CheckpointError, TrainingDivergedError, WorkerError
+from moco_jax.errors import (
+    EXIT_FAILED,
+    EXIT_WRONG_INPUT,
+    CheckpointError,
+    TrainingDivergedError,
+    WorkerError,
+)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: configs/NAME.py, with :ARG where it takes one."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and metrics go; same to resume.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several processes: host:port of process 0; the next port is used as well."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many they are; 1: one alone, although there may be a cluster."
+)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+START_TIMEOUT = flags.DEFINE_integer(
+    "start_timeout", 600, "Seconds in which all processes have to come."
+)
 
 
-def set_up_logging() -> None:
-    """Our lines from INFO on, other libraries' from WARNING on, without a prefix for INFO."""
+def set_up_logging(process: int = 0) -> None:
+    """Our lines from INFO on, other libraries' from WARNING on, without a prefix for INFO.
+
+    Processes other than 0 say only what is a warning or worse, and who they are.
+    """
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     # The progress line stands on the terminal's current line: clear it first.
-    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-    handler.setFormatter(_Formatter(clear))
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    if process:
+        start += f"[process {process}] "
+        handler.setLevel(logging.WARNING)
+    handler.setFormatter(_Formatter(start))
     package = logging.getLogger("moco_jax")
     package.setLevel(logging.INFO)
-    package.addHandler(handler)
+    package.handlers[:] = [handler]
     package.propagate = False
 
 
@@ -49,18 +71,36 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     set_up_logging()
-    log = logging.getLogger("moco_jax")
-    from moco_jax import train  # JAX starts here, after the flags are known to be right
+    # JAX starts here, after the flags are known to be right.
+    from moco_jax import distributed, train
 
+    line, code, text = None, EXIT_FAILED, "an error of the program"
     try:
-        return train.run(CONFIG.value, WORKDIR.value)
+        place = distributed.find_place(
+            COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, START_TIMEOUT.value
+        )
+        if place:
+            set_up_logging(place.index)
+            line = distributed.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
+        code = train.run(CONFIG.value, WORKDIR.value)
     except (ValueError, FileNotFoundError, CheckpointError) as error:
-        log.error("%s", error)
-        log.debug("", exc_info=True)
-        return 2
+        code, text = _report(error, EXIT_WRONG_INPUT)
     except (TrainingDivergedError, WorkerError) as error:
-        log.error("%s", error)
-        return 1
+        code, text = _report(error, EXIT_FAILED)
+    except (Exception, KeyboardInterrupt) as error:
+        if not line:
+            raise
+        text = distributed.explain(error)
+    if line:
+        distributed.leave(line, code, text)
+    return code
+
+
+def _report(error: Exception, code: int) -> tuple[int, str]:
+    log = logging.getLogger("moco_jax")
+    log.error("%s", error)
+    log.debug("", exc_info=True)
+    return code, str(error)
 
 
 def run() -> None:

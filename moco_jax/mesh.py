@@ -48,6 +48,15 @@ def select_backend(backend: str) -> None:
         raise RuntimeError(f"backend={backend!r} was asked for, but JAX found {found}.{hint}")
 
 
+def use_compilation_cache(directory: str) -> None:
+    """Keeps compiled programs in a directory, which all hosts may share; "" changes nothing.
+
+    Process 0 writes it, all read it. To be called before anything is compiled.
+    """
+    if directory:
+        jax.config.update("jax_compilation_cache_dir", directory)
+
+
 def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
     """A mesh over all devices, or those given: axis 'data', and 'fsdp' of `fsdp` devices.
 

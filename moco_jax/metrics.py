@@ -1,5 +1,6 @@
 """Where metrics go: metrics.jsonl, TensorBoard and one line on the terminal."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 FILE = "metrics.jsonl"
@@ -110,3 +112,29 @@ class Progress:
         if self._live:
             text = "\r\x1b[K" + (text if stays else text[: shutil.get_terminal_size().columns - 1])
         print(text, end="\n" if stays else "", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def reporter(
+    workdir: pathlib.Path, position: int, total: int, tensorboard: bool, writing: bool
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Within the context, gives the function that a row of metrics goes to.
+
+    Args:
+      workdir: of the run.
+      position: the step it starts or resumes at.
+      total: steps.
+      tensorboard: whether to write for TensorBoard as well.
+      writing: False in all processes but one; rows then go nowhere.
+    """
+    if not writing:
+        yield lambda row: None
+        return
+    progress = Progress(total)
+
+    def report(row: dict[str, Any]) -> None:
+        writer.write(row)
+        progress.show(row)
+
+    with contextlib.closing(Writer(workdir, position, tensorboard)) as writer:
+        yield report

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,7 +18,7 @@ from moco_jax import metrics as metric_files
 from moco_jax.checkpoint import Checkpoints
 from moco_jax.config import ConfigDict, refuse_changes
 from moco_jax.convert.start import first_state
-from moco_jax.errors import TrainingDivergedError
+from moco_jax.errors import EXIT_RESTART, TrainingDivergedError
 from moco_jax.experiment import (
     Experiment,
     abstract_state,
@@ -30,7 +31,7 @@ from moco_jax.experiment import (
     recorded,
     train_batches,
 )
-from moco_jax.interrupt import EXIT_INTERRUPTED, stop_requested
+from moco_jax.interrupt import stop_requested
 from moco_jax.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> int:
     """Trains as `config` says, or goes on with what `workdir` holds.
 
     Returns:
-      The process's exit code: 0 when the run is complete, EXIT_INTERRUPTED when a signal stopped
+      The process's exit code: 0 when the run is complete, EXIT_RESTART when a signal stopped
       it, after saving.
 
     Raises:
@@ -62,13 +63,19 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> int:
         start = int(state.position)
         if start:
             log.info("Resuming at step %d of %d from %s", start, x.steps, source)
-        (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-        writer = metric_files.Writer(path, start, config.log.tensorboard)
-        with contextlib.closing(writer), stop_requested() as stop:
-            finished = _loop(x, state, start, path, checkpoints, writer, stop)
+        writing = jax.process_index() == 0
+        if writing:
+            (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        with (
+            metric_files.reporter(path, start, x.steps, config.log.tensorboard, writing) as report,
+            stop_requested() as stop,
+        ):
+            finished = _loop(x, state, start, path, checkpoints, report, stop)
     if not finished:
         log.warning("Stopped; the same command resumes.")
-        return EXIT_INTERRUPTED
+        return EXIT_RESTART
+    if not writing:
+        return 0
     log.info("%s", summary(path))
     return 0
 
@@ -78,9 +85,8 @@ def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(workdir).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-test-{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):  # a name of its own: other processes try too
+            pass
     except OSError as error:
         raise ValueError(f"workdir={str(workdir)!r} cannot be written: {error}") from error
     return path
@@ -92,19 +98,17 @@ def _loop(
     start: int,
     path: pathlib.Path,
     checkpoints: Checkpoints,
-    writer: metric_files.Writer,
-    stop: Callable[[], bool],
+    report: Callable[[dict[str, Any]], None],
+    stop: Callable[[int], bool],
 ) -> bool:
     """Steps `start` + 1 to the last; False when a signal ended them early."""
     c, monitor, encode = x.config, make_monitor(x), make_encode(x)
-    progress = metric_files.Progress(x.steps)
     knn_every = c.knn.every_epochs * x.steps_per_epoch
     if start == 0:
         row = {"step": 0, "epoch": 0.0}
         row |= monitor.measure("knn_top1_raw", make_pixels(x))
         row |= monitor.measure("knn_top1", partial(encode, state))
-        writer.write(row)
-        progress.show(row)
+        report(row)
     if start >= x.steps:
         return True
     with train_batches(x, start) as batches:
@@ -113,7 +117,7 @@ def _loop(
         for position in range(start + 1, x.steps + 1):
             state, metrics = step(state, batch)
             interval.add(metrics, position, c.log.max_nonfinite)
-            last, stopping = position == x.steps, stop()
+            last, stopping = position == x.steps, stop(position)
             row = {}
             if last or stopping or position % c.log.every_steps == 0:
                 row = interval.row(c.data.batch_size)
@@ -124,8 +128,7 @@ def _loop(
                     row |= monitor.measure("knn_top1", partial(encode, state))
             if row:
                 row = {"step": position, "epoch": position / x.steps_per_epoch} | row
-                writer.write(row)
-                progress.show(row)
+                report(row)
             every = c.checkpoint.every_steps
             if last or stopping or (every and position % every == 0):
                 with interval.pause():

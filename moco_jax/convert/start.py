@@ -69,7 +69,9 @@ def first_state(x: Experiment, workdir: pathlib.Path) -> TrainState:
     leaves = {} if taken.keys() >= wanted.keys() else named(fresh_state(x))
     for name, value in taken.items():
         value = np.asarray(value, wanted[name].dtype)
-        leaves[name] = jax.device_put(value, wanted[name].sharding)
+        leaves[name] = jax.make_array_from_callback(
+            value.shape, wanted[name].sharding, value.__getitem__
+        )
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
 
 

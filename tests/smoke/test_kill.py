@@ -14,7 +14,7 @@ import pytest
 
 from moco_jax import experiment, metrics
 from moco_jax.checkpoint import Checkpoints
-from moco_jax.interrupt import EXIT_INTERRUPTED
+from moco_jax.errors import EXIT_RESTART
 from tests.conftest import CACHE
 from tests.tiny import tiny_config, write_npz
 
@@ -95,7 +95,7 @@ def test_sigterm_saves_and_exits_with_its_own_code(source, tmp_path):
     wait_for_step(run, tmp_path / "run", 4)
     run.send_signal(signal.SIGTERM)
     errors = run.communicate(timeout=120)[1]
-    assert run.returncode == EXIT_INTERRUPTED, errors
+    assert run.returncode == EXIT_RESTART, errors
     (saved,) = (p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
     assert int(saved.name) == metrics.read(tmp_path / "run")[-1]["step"] >= 4
 
@@ -103,7 +103,7 @@ def test_sigterm_saves_and_exits_with_its_own_code(source, tmp_path):
 def test_an_unknown_option_names_the_nearest(source, tmp_path):
     run = start(tmp_path, "v3", tmp_path / "run", "--config.data.batchsize=16")
     errors = run.communicate(timeout=60)[1]
-    assert run.returncode not in (0, EXIT_INTERRUPTED)
+    assert run.returncode not in (0, EXIT_RESTART)
     assert "batch_size" in errors
     assert not (tmp_path / "run").exists()
 

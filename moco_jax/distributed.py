@@ -1,0 +1,266 @@
+"""A run of several processes: where they find each other, and that all run the same thing."""
+
+import difflib
+import logging
+import os
+import pathlib
+import secrets
+import socket
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+
+import moco_jax
+from moco_jax.config import ConfigDict, as_json, flat
+from moco_jax.errors import EXIT_RESTART
+from moco_jax.line import Line
+
+log = logging.getLogger(__name__)
+
+# Stated, because JAX's default on Cloud TPU has changed between versions.
+PORT = 8476
+_VERDICT_SECONDS = 5.0
+_SHARED_SECONDS = 90.0  # in which a new file shows on all hosts; NFS may remember 60 s
+
+
+class Place(NamedTuple):
+    """This process's place in the run.
+
+    Attributes:
+      coordinator: host:port of JAX's service, in process 0; the line is at the next port.
+      count: of the processes.
+      index: of this one.
+      local: its number on this machine where the cluster tells, else None.
+    """
+
+    coordinator: str
+    count: int
+    index: int
+    local: int | None = None
+
+    @property
+    def line(self) -> tuple[str, int]:
+        """Host and port of the line between the processes."""
+        host, port = self.coordinator.rsplit(":", 1)
+        return host.strip("[]"), int(port) + 1
+
+
+def find_place(
+    coordinator: str | None, count: int | None, index: int | None, timeout: int
+) -> Place | None:
+    """This process's place: as given, as the environment says, or as JAX detects it.
+
+    JAX knows Cloud TPU, SLURM, Open MPI and Kubernetes; its variable JAX_COORDINATOR_PORT chooses
+    the port there.
+
+    Args:
+      coordinator: host:port; default $JAX_COORDINATOR_ADDRESS.
+      count: of the processes; default $JAX_NUM_PROCESSES. 1 leaves the cluster alone.
+      index: of this one; default $JAX_PROCESS_ID.
+      timeout: seconds that the detection may wait for names of hosts.
+
+    Returns:
+      None for a process of its own.
+
+    Raises:
+      ValueError: the place is incomplete or impossible.
+    """
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    count = _number("num_processes", "JAX_NUM_PROCESSES", count)
+    index = _number("process_id", "JAX_PROCESS_ID", index)
+    local = None
+    if count != 1 and None in (coordinator, count, index):
+        coordinator, count, index, local = _detect(coordinator, count, index, timeout)
+    if count == 1 or (coordinator, count, index) == (None, None, None):
+        return None
+    return _checked(coordinator, count, index, local)
+
+
+def _number(name: str, variable: str, value: int | None) -> int | None:
+    text = os.environ.get(variable)
+    if value is None and text:
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"{name}: {variable}={text!r} is not a number") from None
+    return value
+
+
+def _detect(coordinator: str | None, count: int | None, index: int | None, timeout: int) -> tuple:
+    # JAX offers this only inside of its initialize(), which aborts when a process is missing.
+    from jax._src.clusters import ClusterEnv
+
+    if "OMPI_MCA_orte_hnp_uri" not in os.environ:  # there JAX takes the job's number
+        os.environ.setdefault("JAX_COORDINATOR_PORT", str(_port(os.environ.get("SLURM_JOB_ID"))))
+    try:
+        coordinator, count, index, locals_ = ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator, count, index, None, None, timeout
+        )
+    except RuntimeError as error:
+        raise ValueError(f"{error}\nFor a process of its own: --num_processes=1") from error
+    return coordinator, count, index, locals_[0] if locals_ else None
+
+
+def _port(job: str | None) -> int:
+    """The coordinator's port; on SLURM a pair by job, so that jobs on a machine do not collide."""
+    return 61440 + int(job) % 2048 * 2 if job else PORT
+
+
+def _checked(coordinator: str | None, count: int | None, index: int | None, local: int | None):
+    values = {"coordinator": coordinator, "num_processes": count, "process_id": index}
+    missing = [name for name, value in values.items() if value is None]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} missing: several processes need coordinator, num_processes "
+            f"and process_id, of which there are {values}"
+        )
+    if not 0 <= index < count:
+        raise ValueError(f"process_id={index}: expected 0 to {count - 1} (num_processes={count})")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65535:
+        raise ValueError(f"coordinator={coordinator!r}: expected host:port, e.g. node1:{PORT}")
+    return Place(coordinator, count, index, local)
+
+
+def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
+    """Meets the other processes, makes sure that all run the same, and starts JAX's service.
+
+    A process that is missing after `timeout` seconds ends all, by name. JAX's own devices must
+    not have been touched before.
+
+    Returns:
+      The line between the processes: end with `leave`.
+
+    Raises:
+      ValueError: version, config or workdir differ, the same text on all processes.
+    """
+    log.info(
+        "Process %d of %d; coordinator %s (JAX) and port %d",
+        place.index, place.count, place.coordinator, place.line[1],
+    )  # fmt: skip
+    line = Line(place.line, place.count, place.index, timeout)
+    try:
+        everyone = line.exchange(_facts(config))
+        check_same(everyone)
+        _check_workdir(line, place.index, pathlib.Path(workdir).absolute(), everyone)
+    except ValueError:
+        line.close()
+        raise
+    jax.distributed.initialize(
+        place.coordinator,
+        place.count,
+        place.index,
+        local_device_ids=_local_devices(place, [facts["host"] for facts in everyone]),
+        cluster_detection_method="deactivate",
+        initialization_timeout=timeout,
+    )
+    log.info("All are here: %s", ", ".join(f"{i} on {f['host']}" for i, f in enumerate(everyone)))
+    return line
+
+
+def leave(line: Line, code: int, text: str) -> None:
+    """Ends a process of several: in order, or at once and with the others.
+
+    A process that fails would wait at exit for those that wait for it in the next step.
+    """
+    if code in (0, EXIT_RESTART):
+        line.close()
+        return
+    line.fail(code, text)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def explain(error: BaseException) -> str:
+    """Logs an unexpected error of one process among several; returns its text for the others.
+
+    Where another process died, this one's next step fails, but the line tells the true reason:
+    it ends this process while we wait.
+    """
+    time.sleep(_VERDICT_SECONDS)
+    log.error("%s", error, exc_info=error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _facts(config: ConfigDict) -> dict[str, Any]:
+    """What must not differ between processes, and where this one is."""
+    return {
+        "host": socket.gethostname(),
+        "versions": [f"moco_jax = {moco_jax.__version__}", f"jax = {jax.__version__}"],
+        "config": [f"{name} = {value!r}" for name, value in flat(as_json(config)).items()],
+    }
+
+
+def check_same(everyone: list[dict[str, Any]]) -> None:
+    """Raises ValueError, naming process and lines, when versions or config differ from process 0's.
+
+    Args:
+      everyone: by process, `host`, and lines of text under `versions` and `config`.
+    """
+    first = everyone[0]
+    for index, facts in enumerate(everyone):
+        for kind in ("versions", "config"):
+            changes = difflib.unified_diff(
+                first[kind], facts[kind], f"process 0 on {first['host']}",
+                f"process {index} on {facts['host']}", n=0, lineterm="",
+            )  # fmt: skip
+            lines = [line for line in changes if not line.startswith("@@")]
+            if lines:
+                raise ValueError("\n".join([f"The processes' {kind} differ:", *lines]))
+
+
+def _check_workdir(line: Line, index: int, workdir: pathlib.Path, everyone: list[dict]) -> None:
+    """Raises ValueError, on all, unless all see a new file of process 0 in their workdir."""
+    name = line.exchange(f".shared-{secrets.token_hex(8)}")[0]
+    problem = _make(workdir / name) if index == 0 else ""
+    if problem := line.exchange(problem)[0]:
+        raise ValueError(problem)
+    here = everyone[index]["host"] == everyone[0]["host"]
+    found = _wait_for(workdir / name, 1.0 if here else _SHARED_SECONDS)
+    seen = line.exchange([found, str(workdir)])
+    if index == 0:
+        (workdir / name).unlink()
+    lines = [
+        f"  process {i} on {everyone[i]['host']}: {path}"
+        for i, (found, path) in enumerate(seen)
+        if not found
+    ]
+    if lines:
+        raise ValueError(
+            f"The workdir must be the same for all processes, on a file system that they share. "
+            f"{seen[0][1]} of process 0 on {everyone[0]['host']} is not\n" + "\n".join(lines)
+        )
+
+
+def _make(path: pathlib.Path) -> str:
+    """Makes a file; returns what went wrong."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        return f"workdir={str(path.parent)!r} cannot be written: {error}"
+    return ""
+
+
+def _wait_for(path: pathlib.Path, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _local_devices(place: Place, hosts: list[str]) -> list[int] | None:
+    """The devices that this process takes; None: all that it sees, or $JAX_LOCAL_DEVICE_IDS.
+
+    One each where a cluster started several processes on a machine, which then all see all GPUs;
+    JAX alone would also take one for the only process of a machine with eight.
+    """
+    alone = hosts.count(hosts[place.index]) == 1
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if place.local is None or alone or (given and "," not in given):
+        return None
+    return [place.local]
