@@ -148,6 +148,7 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
     except ValueError:
         line.close()
         raise
+    jax.config.update("jax_enable_preemption_service", False)  # see moco_jax.interrupt
     jax.distributed.initialize(
         place.coordinator,
         place.count,

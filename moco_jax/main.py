@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         if place:
             set_up_logging(place.index)
             line = distributed.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
-        code = train.run(CONFIG.value, WORKDIR.value)
+        code = train.run(CONFIG.value, WORKDIR.value, line)
     except (ValueError, FileNotFoundError, CheckpointError) as error:
         code, text = _report(error, EXIT_WRONG_INPUT)
     except (TrainingDivergedError, WorkerError) as error:

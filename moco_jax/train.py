@@ -32,13 +32,19 @@ from moco_jax.experiment import (
     train_batches,
 )
 from moco_jax.interrupt import stop_requested
+from moco_jax.line import Line
 from moco_jax.step import TrainState
 
 log = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike) -> int:
+def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None) -> int:
     """Trains as `config` says, or goes on with what `workdir` holds.
+
+    Args:
+      config: of the run.
+      workdir: of the run; the same for all processes.
+      line: to the other processes, if there are some.
 
     Returns:
       The process's exit code: 0 when the run is complete, EXIT_RESTART when a signal stopped
@@ -68,7 +74,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> int:
             (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
         with (
             metric_files.reporter(path, start, x.steps, config.log.tensorboard, writing) as report,
-            stop_requested() as stop,
+            stop_requested(line) as stop,
         ):
             finished = _loop(x, state, start, path, checkpoints, report, stop)
     if not finished:

@@ -4,6 +4,7 @@ import json
 import queue
 import socket
 import threading
+import time
 
 import pytest
 
@@ -90,6 +91,42 @@ def test_one_that_leaves_in_order_is_no_alarm(address):
     lines[1]._socket.shutdown(socket.SHUT_RDWR)
     lines[0].fail(1, "later")  # a message that comes after whatever the close has caused
     assert ends.empty()
+
+
+def test_one_that_has_left_holds_nobody_up(address):
+    lines = connect(address, 2, Ends())
+    exchange(lines, [0, 1])
+    lines[1].stops(20, "")
+    lines[1].close()
+    lines[1]._socket.shutdown(socket.SHUT_RDWR)
+    step = 20
+    while not lines[0].stops(step, "SIGTERM"):
+        step += 1
+
+
+@pytest.mark.parametrize("wishes", [{1: 7}, {0: 3, 2: 9}])
+def test_a_wish_to_stop_stops_all_after_one_step(address, wishes):
+    """Steps like a device's: none completes before all have begun it, two may be ahead."""
+    count, begun, last = 3, {}, {}
+    lines = connect(address, count, Ends())
+
+    def train(i):
+        for step in range(1, 31):
+            begun[i] = step
+            time.sleep(0.001 * i)
+            if lines[i].stops(step, "SIGTERM" if step >= wishes.get(i, 99) else ""):
+                break
+            while min(begun.get(j, 0) for j in range(count)) < step - 2:
+                time.sleep(0.001)
+        last[i] = step
+
+    threads = [threading.Thread(target=train, args=[i]) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(set(last.values())) == 1
+    assert min(wishes.values()) <= last[0] < 30
 
 
 def test_the_missing_are_named(address):
