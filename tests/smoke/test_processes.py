@@ -24,7 +24,6 @@ def get_config(method):
     c = tiny_config(method, {source!r})
     c.checkpoint.every_steps = 3
     c.log.every_steps = 1
-    c.knn.every_epochs = 0.0
     return c
 """
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))} | {
@@ -135,6 +134,8 @@ def test_two_processes_give_the_losses_of_one(home, alone):
     complete(home, "v1", home / "v1-2", 2)
     assert_same_curve(losses(home / "v1-2"), alone("v1"))
     assert len(set(alone("v1"))) == LAST
+    raw = [metrics.read(home / name)[0]["knn_top1_raw"] for name in ("v1-1", "v1-2")]
+    assert raw[0] == raw[1] > 0.9
 
 
 @pytest.mark.processes
