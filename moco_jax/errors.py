@@ -1,12 +1,12 @@
 """Errors with a name of their own; `main` prints their message without a traceback. Exit codes."""
 
+from collections.abc import Sequence
+
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2  # the same command would fail again: config, data or workdir
 # sysexits' EX_TEMPFAIL: stopped by a signal after saving, or another process is gone; the same
 # command resumes.
 EXIT_RESTART = 75
-
-from collections.abc import Sequence
 
 
 class CheckpointError(RuntimeError):
