@@ -46,7 +46,7 @@ def view(**overrides: Any) -> ConfigDict:
     c = ConfigDict()
     c.crop_area = (0.2, 1.0)  # share of the image's area, uniform
     c.crop_ratio = (3 / 4, 4 / 3)  # width / height, log-uniform
-    c.order = ("jitter", "grayscale", "blur", "flip")  # also: "solarize", "erase"
+    c.order = ("jitter", "grayscale", "blur", "flip")  # also: "solarize", "randaugment", "erase"
     c.jitter = (0.4, 0.4, 0.4, 0.1)
     c.jitter_p = 0.8
     c.grayscale_p = 0.2
@@ -58,6 +58,10 @@ def view(**overrides: Any) -> ConfigDict:
     c.erase_p = 0.25  # the settings of erasing are DeiT's (arXiv:2012.12877)
     c.erase_area = (0.02, 1 / 3)  # share of the view's area, uniform
     c.erase_ratio = (0.3, 1 / 0.3)  # width / height, log-uniform
+    c.randaugment_layers = 2  # as in DeiT: 'rand-m9-mstd0.5-inc1' of timm
+    c.randaugment_p = 0.5  # of each layer
+    c.randaugment_magnitude = 9.0  # of 10, normally distributed and cut to 0 to 10
+    c.randaugment_std = 0.5
     c.update(overrides)
     return c.lock()
 

@@ -20,6 +20,7 @@ from moco_jax.config import choose
 from moco_jax.data import photometric
 from moco_jax.data.erase import erase, sample_erase_box
 from moco_jax.data.photometric import HUE, SATURATION
+from moco_jax.data.randaugment import levels_of, randaugment, sample_randaugment
 from moco_jax.data.resize import center_box, crop_resize, sample_crop_box
 
 BLUR_SIZE = 224  # pixels, of the images that the recipes give sigma for (2002.05709)
@@ -88,6 +89,19 @@ def _random_erase(
     return erase(image, box, _per_channel(mean) + _per_channel(std) * noise)
 
 
+def _random_randaugment(
+    key: Array, image: Array, view: ConfigDict, mean: Sequence[float], *_: Any
+) -> Array:
+    draw = sample_randaugment(
+        key,
+        view.randaugment_layers,
+        view.randaugment_magnitude,
+        view.randaugment_std,
+        view.randaugment_p,
+    )
+    return randaugment(levels_of(image), draw, levels_of(jnp.array(mean))) / 255.0
+
+
 # What `view.order` may name. Each has its own key: it draws the same whatever else is in a recipe.
 # New ones come last, which leaves the others the keys that they had.
 OPERATIONS = {
@@ -97,6 +111,7 @@ OPERATIONS = {
     "solarize": _random_solarize,
     "flip": _random_flip,
     "erase": _random_erase,
+    "randaugment": _random_randaugment,
 }
 
 
@@ -128,6 +143,7 @@ def skipped_operations(view: ConfigDict, channels: int) -> tuple[str, ...]:
         "saturation": jittered and view.jitter[SATURATION] > 0,
         "hue": jittered and view.jitter[HUE] > 0,
         "grayscale": "grayscale" in view.order and view.grayscale_p > 0,
+        "color of randaugment": "randaugment" in view.order and view.randaugment_p > 0,
     }
     return () if channels == 3 else tuple(name for name, is_asked in asked.items() if is_asked)
 
@@ -150,6 +166,9 @@ def validate_view(view: ConfigDict, name: str = "view") -> None:
     for field, most in ranges.items():
         low, high = view[field]
         check(field, 0 < low <= high <= most, f"(low, high) with 0 < low <= high <= {most}")
+    check("randaugment_layers", view.randaugment_layers >= 1, "at least 1")
+    check("randaugment_magnitude", 0 <= view.randaugment_magnitude <= 10, "a value in [0, 10]")
+    check("randaugment_std", 0 <= view.randaugment_std < math.inf, "0 or more")
     check("jitter", len(view.jitter) == 4, "(brightness, contrast, saturation, hue)")
     check("jitter", min(view.jitter) >= 0, "no negative strength")
     check("jitter", view.jitter[HUE] <= 0.5, "a hue of at most 0.5, half the colour circle")
