@@ -98,8 +98,11 @@ def _detect(coordinator: str | None, count: int | None, index: int | None, timeo
         coordinator, count, index, locals_ = ClusterEnv.auto_detect_unset_distributed_params(
             coordinator, count, index, None, None, timeout
         )
-    except RuntimeError as error:
-        raise ValueError(f"{error}\nFor a process of its own: --num_processes=1") from error
+    except (RuntimeError, OSError) as error:  # Kubernetes; Cloud TPU's metadata not reached
+        raise ValueError(
+            f"The other processes of the run were not found: {error}\n"
+            f"For a process of its own: --num_processes=1"
+        ) from error
     return coordinator, count, index, locals_[0] if locals_ else None
 
 

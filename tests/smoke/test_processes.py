@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,6 +149,15 @@ def test_any_number_of_processes_gives_the_losses_of_one(method, processes, home
     assert_same_curve(losses(workdir), alone(method))
 
 
+@pytest.mark.processes
+def test_parameters_split_over_processes_and_a_cache_of_programs(home, alone):
+    workdir, cache = home / "split", home / "programs"
+    flags = ("--config.mesh.fsdp=2", f"--config.compilation_cache={cache}")
+    complete(home, "v1", workdir, 2, *flags)
+    assert_same_curve(losses(workdir), alone("v1"))
+    assert any("train_step" in path.name for path in cache.iterdir())
+
+
 @pytest.fixture(scope="module")
 def undisturbed(home):
     """Checksums of the last state of 4 processes that nothing happens to."""
@@ -189,6 +199,18 @@ def test_a_killed_process_ends_the_others_and_training_goes_on(victim, home, und
     assert "Resuming at step" in text
     assert saved(workdir) == undisturbed
     losses(workdir)
+
+
+@pytest.mark.processes
+def test_a_damaged_checkpoint_is_set_aside_by_all(home, undisturbed):
+    workdir = home / "damaged"
+    shutil.copytree(home / "undisturbed", workdir)
+    for path in (workdir / "checkpoints" / str(LAST) / "state" / "d").iterdir():
+        os.truncate(path, path.stat().st_size // 2)
+    complete(home, "v1", workdir, 4)
+    assert (workdir / "checkpoints" / f"damaged-{LAST}").is_dir()
+    assert "Resuming at step 18 of 20" in output(workdir)
+    assert saved(workdir) == undisturbed
 
 
 @pytest.mark.processes
