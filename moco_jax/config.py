@@ -34,6 +34,9 @@ NOT_IDENTITY = (
     "data.eval_batch_size",
     "data.resident_gb",
     "data.cache_dir",
+    "model.remat",
+    "model.vit.attention",
+    "model.vit.scan",
 )
 
 
@@ -113,6 +116,7 @@ def default() -> ConfigDict:
     c.model = m = ConfigDict()
     m.name = "resnet50"  # resnet18..152, vit_tiny, vit_small, vit_base, vit_large, vit_huge
     m.dtype = "auto"  # of the computation: bfloat16 on GPU and TPU, float32 on CPU
+    m.remat = "none"  # compute again for the gradient, per block: "products": all else; "full"
     m.resnet = r = ConfigDict()
     r.width = 1.0  # multiplies every channel count
     r.stem = "imagenet"  # cifar: 3x3 convolution of stride 1, no max pooling
@@ -126,6 +130,8 @@ def default() -> ConfigDict:
     v.width = 0  # features of a token; 0: the name's
     v.depth = 0  # blocks; 0: the name's
     v.heads = 0  # 0: the name's
+    v.attention = "auto"  # cuDNN's fused kernel where it can run: GPU, bfloat16; plain: never
+    v.scan = False  # blocks as a loop: compiles sooner, runs slower
     v.drop_path = 0.0  # stochastic depth: share of images that the last block's branches leave out
 
     c.method = t = ConfigDict()
@@ -139,6 +145,8 @@ def default() -> ConfigDict:
     t.shuffle_bn = True  # keys are spread over the groups in another order than queries
     t.projector = mlp()
     t.predictor = mlp(layers=0)
+
+    c.accumulate = 1  # slices of the batch in which the backbone runs, to save memory: exact
 
     c.mesh = e = ConfigDict()  # changes memory and speed; the numbers only by rounding
     e.fsdp = 1  # devices over which parameters and optimizer state are split; divides all devices

@@ -15,6 +15,7 @@ from moco_jax.data import augment, pipeline, transfer
 from moco_jax.data.source import Source, Splits
 from moco_jax.evals.knn import KnnMonitor
 from moco_jax.methods import Method, make_method
+from moco_jax.methods.base import check_accumulate
 from moco_jax.methods.moco import warn_about_queue
 from moco_jax.optim import describe_optimizer, make_optimizer, make_schedule, parameter_groups
 from moco_jax.step import TrainState, init_state, make_train_step
@@ -62,6 +63,7 @@ def build(config: ConfigDict) -> Experiment:
     views = augment.make_views((d.view1, d.view2), d.image_size, mean, std, config.seed)
     shape = (d.image_size, d.image_size, data.train.channels)
     method = make_method(config, shape, views, steps)
+    check_accumulate(config, mesh.size)
     schedule = make_schedule(config.optim, d.batch_size, steps, steps_per_epoch)
     params, _ = jax.eval_shape(method.init, jax.random.key(config.seed))
     tx = make_optimizer(config.optim, params, schedule, method.layers)

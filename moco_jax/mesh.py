@@ -127,7 +127,7 @@ def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
 
 
 def inside(mesh: Mesh, f: Callable) -> Callable:
-    """`f`, to be jitted: while it is traced, `whole` and `gathered` know the mesh."""
+    """`f`, to be jitted: while it is traced, the functions below know the mesh."""
 
     @functools.wraps(f)
     def traced(*args: Any) -> Any:
@@ -145,6 +145,22 @@ def whole(tree: Tree) -> Tree:
 def gathered(params: Tree) -> Tree:
     """Parameters for use: whole on every device; their gradients lie as the parameters do."""
     return jax.tree.map(_gathered, params)
+
+
+def by_rows(f: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
+    """`f(params, rows)` run by each device on its own rows, the first axis of all arrays in `rows`.
+
+    Nothing is sent but the parameters' gradient: it is summed over the devices once, at the end,
+    whereas the compiler would do so in every turn of a loop inside `f`.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return f
+
+    def local(params: Tree, rows: Tree) -> Tree:
+        return f(jax.tree.map(lambda p: jax.lax.pcast(p, AXES, to="varying"), params), rows)
+
+    spec = PartitionSpec(AXES)
+    return jax.shard_map(local, in_specs=(PartitionSpec(), spec), out_specs=spec)
 
 
 @jax.custom_vjp

@@ -33,3 +33,15 @@ def collectives(compiled) -> list[tuple[str, Array, str]]:
             size = math.prod(shape) * (int(bits) // 8 if bits else 1)
             found.append((call[2], Array(kind + bits, shape, size), source[1] if source else ""))
     return found
+
+
+def in_loops(compiled) -> list[str]:
+    """The lines of collectives that stand in the body of a loop."""
+    text = compiled.as_text()
+    bodies, inside, found = set(re.findall(r"body=%([\w.\-]+)", text)), False, []
+    for line in text.splitlines():
+        start = re.match(r"%([\w.\-]+) \(", line)
+        inside = start[1] in bodies if start else inside and line != "}"
+        if inside and _CALL.search(line):
+            found.append(line)
+    return found

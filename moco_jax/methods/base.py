@@ -4,6 +4,7 @@ B batch, V views, C features of the projection, F features of the backbone, S im
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from moco_jax.config import ConfigDict
-from moco_jax.mesh import gathered
+from moco_jax.mesh import by_rows, gathered
 from moco_jax.models import make_backbone, resolve_dtype
 from moco_jax.models.heads import make_head
 from moco_jax.models.norm import renewed_in_turn
@@ -41,16 +42,21 @@ class Method(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """Backbone, projector and (online network only) predictor; each a separate module."""
+    """Backbone, projector and (online network only) predictor; each a separate module.
+
+    In training the backbone runs in `slices` of the batch, one after the other.
+    """
 
     backbone: nn.Module
     projector: nn.Module
     predictor: nn.Module | None
+    slices: int = 1
 
     def init(self, key: jax.Array, images: jax.Array) -> tuple[Tree, Tree]:
         """Parameters and BatchNorm statistics of all networks, each a dict by network."""
         params, stats, x = {}, {}, images
-        for name, net in self._asdict().items():
+        for name in ("backbone", "projector", "predictor"):
+            net = getattr(self, name)
             if net is None:
                 continue
             key, sub = jax.random.split(key)
@@ -63,28 +69,21 @@ class Networks(NamedTuple):
         self, name: str, params: Tree, stats: Tree, x: jax.Array, train: bool
     ) -> tuple[jax.Array, Tree]:
         """Runs one network; returns its output and the statistics of all with its own renewed."""
-        variables = {"params": gathered(params[name]), "batch_stats": stats[name]}
-        y, new = getattr(self, name).apply(variables, x, train=train, mutable=["batch_stats"])
-        return y, stats | {name: new.get("batch_stats", stats[name])}
+        y, new = _apply(getattr(self, name), gathered(params[name]), stats[name], x, train)
+        return y, stats | {name: new}
 
     def features(
         self, params: Tree, stats: Tree, views: Views, batch: dict, which: Sequence[int]
     ) -> tuple[jax.Array, Tree]:
-        """The backbone's features (V, B, F) of some views of a batch, in training.
+        """The backbone's features (V, B, F) of some views of a batch, in training."""
 
-        BatchNorm sees one view after the other: its statistics are never over several. Without
-        any, all views are one batch. They alternate in it: no row leaves its device.
-        """
-        images = [views(batch, view) for view in which]
-        if stats["backbone"]:
-            outputs = []
-            for x in images:
-                y, stats = self.apply("backbone", params, stats, x, True)
-                outputs.append(y)
-            return jnp.stack(outputs), stats
-        x = jnp.stack(images, 1)
-        y, stats = self.apply("backbone", params, stats, x.reshape(-1, *x.shape[2:]), True)
-        return jnp.moveaxis(y.reshape(*x.shape[:2], -1), 1, 0), stats
+        def encode(params: Tree, rows: Tree) -> tuple[jax.Array, Tree]:
+            return _encode(self.backbone, params, *rows, views, which)
+
+        if self.slices > 1:
+            encode = by_rows(partial(_encode_slices, self.slices, encode))
+        x, new = encode(gathered(params["backbone"]), (stats["backbone"], batch))
+        return jnp.moveaxis(x, 1, 0), stats | {"backbone": new}
 
     def head(self, name: str, params: Tree, stats: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
         """Runs a head, in training, on views (V, B, F) with BatchNorm statistics of each.
@@ -112,6 +111,46 @@ class Networks(NamedTuple):
         return features, self.apply("projector", params, stats, features, False)[0]
 
 
+def _apply(
+    net: nn.Module, params: Tree, stats: Tree, x: jax.Array, train: bool
+) -> tuple[jax.Array, Tree]:
+    variables = {"params": params, "batch_stats": stats}
+    y, new = net.apply(variables, x, train=train, mutable=["batch_stats"])
+    return y, new.get("batch_stats", stats)
+
+
+def _encode(
+    net: nn.Module, params: Tree, stats: Tree, batch: dict, views: Views, which: Sequence[int]
+) -> tuple[jax.Array, Tree]:
+    """Features (B, V, F) of some views, and the statistics renewed.
+
+    BatchNorm sees one view after the other: its statistics are never over several. Without any,
+    all views are one batch. They alternate in it: no row leaves its device.
+    """
+    images = [views(batch, view) for view in which]
+    if stats:
+        groups = jax.tree.leaves(stats)[0].shape[0]  # fewer than the batch's in a slice of it
+        outputs = []
+        for x in images:
+            y, stats = _apply(net.clone(bn_groups=groups), params, stats, x, True)
+            outputs.append(y)
+        return jnp.stack(outputs, 1), stats
+    x = jnp.stack(images, 1)
+    y, _ = _apply(net, params, stats, x.reshape(-1, *x.shape[2:]), True)
+    return y.reshape(*x.shape[:2], -1), stats
+
+
+def _encode_slices(slices: int, encode: Callable, params: Tree, rows: Tree) -> Tree:
+    """`encode` in slices of consecutive rows, and of whole BatchNorm groups.
+
+    Every slice, its augmentation included, is computed again for its gradient: what is kept is
+    the raw batch, and the memory is that of one slice (arXiv:2101.06983, without its two passes).
+    """
+    cut = jax.tree.map(lambda x: x.reshape(slices, -1, *x.shape[1:]), rows)
+    done = jax.lax.map(jax.checkpoint(partial(encode, params), prevent_cse=False), cut)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), done)
+
+
 def make_networks(config: ConfigDict) -> Networks:
     """Builds the networks that `config.model` and `config.method` describe."""
     batch, size = config.data.batch_size, config.method.bn_group_size
@@ -128,7 +167,32 @@ def make_networks(config: ConfigDict) -> Networks:
         backbone,
         make_head(projector, groups, dtype),
         make_head(predictor, groups, dtype) if predictor.layers else None,
+        config.accumulate,
     )
+
+
+def check_accumulate(config: ConfigDict, devices: int) -> None:
+    """Refuses slices of the batch that would not give the gradient of the whole.
+
+    Raises:
+      ValueError: BatchNorm in the backbone is over the whole batch, or a device's rows do not
+        fall into `config.accumulate` equal slices of whole BatchNorm groups.
+    """
+    n, size = config.accumulate, config.method.bn_group_size
+    rows, row_wise = config.data.batch_size // devices, make_networks(config).backbone.row_wise
+    if not row_wise and size == 0 and n != 1:
+        raise ValueError(
+            f"accumulate={n} is not exact with BatchNorm over the whole batch in "
+            f"{config.model.name} (method.bn_group_size=0): use 1, or groups, or a backbone without"
+        )
+    unit = 1 if row_wise or n == 1 else size
+    if n < 1 or rows % (n * unit):
+        valid = [d for d in range(1, rows // unit + 1) if rows % (d * unit) == 0] or [1]
+        groups = "" if unit == 1 else f" of whole groups of {size} (method.bn_group_size)"
+        raise ValueError(
+            f"accumulate={n} must divide the {rows} images of a device into slices{groups}; "
+            f"nearest: {min(valid, key=lambda d: abs(d - n))}"
+        )
 
 
 def target_of(tree: Tree) -> Tree:

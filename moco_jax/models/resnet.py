@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from moco_jax.config import ConfigDict, choose
 from moco_jax.models.norm import BatchNorm
+from moco_jax.models.remat import POLICIES, rematerialized
 
 # Blocks of each stage, and whether they are bottlenecks (table 1).
 DEPTHS = {
@@ -87,6 +88,7 @@ class ResNet(nn.Module):
       stem: 'imagenet': 7x7 convolution of stride 2, then 3x3 max pooling of stride 2; 'cifar':
         3x3 convolution of stride 1.
       zero_init_residual: see `Block`.
+      remat: policy of `models.remat`, of every block.
       bn_groups: of every BatchNorm.
       dtype: of the computation; parameters and BatchNorm statistics are float32.
     """
@@ -96,6 +98,7 @@ class ResNet(nn.Module):
     width: float = 1.0
     stem: str = "imagenet"
     zero_init_residual: bool = False
+    remat: str = "none"
     bn_groups: int = 1
     dtype: Any = jnp.float32
 
@@ -103,6 +106,11 @@ class ResNet(nn.Module):
     def num_features(self) -> int:
         """F, of the output."""
         return self._channels(len(self.stages) - 1) * (EXPANSION if self.bottleneck else 1)
+
+    @property
+    def row_wise(self) -> bool:
+        """Whether an image's features depend on no other image: BatchNorm makes them."""
+        return False
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -121,9 +129,10 @@ class ResNet(nn.Module):
         x = nn.relu(BatchNorm(self.bn_groups, dtype=self.dtype, name="bn1")(x, train))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        block = rematerialized(Block, self.remat)
         for stage, blocks in enumerate(self.stages):
             for i in range(blocks):
-                x = Block(
+                x = block(
                     features=self._channels(stage),
                     stride=2 if stage > 0 and i == 0 else 1,
                     bottleneck=self.bottleneck,
@@ -154,6 +163,7 @@ def make_resnet(
         width=record.width,
         stem=choose("model.resnet.stem", record.stem, STEMS),
         zero_init_residual=record.zero_init_residual,
+        remat=choose("model.remat", model.remat, POLICIES),
         bn_groups=bn_groups,
         dtype=dtype,
     )

@@ -4,7 +4,6 @@ B batch, H and W height and width in pixels, N tokens, C features of a token, A 
 of a head.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +13,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from moco_jax.config import ConfigDict, choose
+from moco_jax.models.attention import Attend, Attention, choose_attention, plain
 from moco_jax.models.norm import BatchNorm
+from moco_jax.models.remat import POLICIES, rematerialized
 from moco_jax.models.tokens import (
     CONV_STEM_PATCH,
     ConvStem,
@@ -50,8 +51,6 @@ NORMS = ("layer", "batch")
 MLP_RATIO = 4
 
 _xavier = nn.initializers.xavier_uniform()
-# Twice the variance of Xavier on the C x 3C matrix is Xavier on each of three C x C matrices.
-_xavier_qkv = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
 
 
 def _layer_norm(dtype: Any, x: jax.Array, train: bool, name: str) -> jax.Array:
@@ -63,38 +62,6 @@ def _layer_norm(dtype: Any, x: jax.Array, train: bool, name: str) -> jax.Array:
 
 def _batch_norm(groups: int, dtype: Any, x: jax.Array, train: bool, name: str) -> jax.Array:
     return BatchNorm(groups, dtype=dtype, name=name)(x, train)
-
-
-def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Softmax attention of q, k, v (B, N, A, D) to (B, N, A, D), of their dtype.
-
-    Logits and softmax are float32. (jax.nn.dot_product_attention does the same, but has no
-    gradient in bfloat16 under strict dtype promotion.)
-    """
-    logits = jnp.einsum("bnad,bmad->banm", q, k, preferred_element_type=jnp.float32)
-    weights = nn.softmax(logits / math.sqrt(q.shape[-1])).astype(v.dtype)
-    return jnp.einsum("banm,bmad->bnad", weights, v)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with biases.
-
-    Attributes:
-      heads: A; divides C.
-      dtype: of the computation; the softmax is float32.
-    """
-
-    heads: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, N, C) to (B, N, C)."""
-        b, n, c = x.shape
-        qkv = nn.Dense(3 * c, dtype=self.dtype, kernel_init=_xavier_qkv, name="qkv")(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, c // self.heads), 2, 0)
-        x = attention(q, k, v).reshape(b, n, c)
-        return nn.Dense(c, dtype=self.dtype, kernel_init=_xavier, name="proj")(x)
 
 
 class FeedForward(nn.Module):
@@ -133,6 +100,7 @@ class Block(nn.Module):
     Attributes:
       heads: A; divides C.
       norm: the normalization.
+      attend: the attention.
       dtype: of the computation.
       drop_path: rate of `drop_path` in training, for either branch; above 0 it needs the random
         stream 'dropout'.
@@ -140,6 +108,7 @@ class Block(nn.Module):
 
     heads: int
     norm: Norm
+    attend: Attend
     dtype: Any
     drop_path: float = 0.0
 
@@ -152,7 +121,8 @@ class Block(nn.Module):
                 return y
             return drop_path(y, self.drop_path, self.make_rng("dropout"))
 
-        x += drop(Attention(self.heads, self.dtype, name="attn")(self.norm(x, train, "norm1")))
+        attention = Attention(self.heads, self.attend, self.dtype, name="attn")
+        x += drop(attention(self.norm(x, train, "norm1")))
         return x + drop(FeedForward(self.dtype, name="mlp")(self.norm(x, train, "norm2")))
 
 
@@ -170,6 +140,10 @@ class ViT(nn.Module):
         mean over the patches after the last norm and without it (2104.02057, section 4.3).
       norm: 'layer': LayerNorm, epsilon 1e-6; 'batch': BatchNorm over images and tokens.
       drop_path: rate of `drop_path` in the last block; it grows linearly from 0 in the first.
+      attend: the attention.
+      remat: policy of `models.remat`, of every block.
+      scan: run the blocks as one loop over their stacked parameters, which compiles in the time
+        of one block; without drop_path and norm 'batch'. The parameters are the same.
       bn_groups: of every BatchNorm.
       dtype: of the computation; parameters, statistics and the output are float32.
     """
@@ -183,6 +157,9 @@ class ViT(nn.Module):
     pool: str = "cls"
     norm: str = "layer"
     drop_path: float = 0.0
+    attend: Attend = plain
+    remat: str = "none"
+    scan: bool = False
     bn_groups: int = 1
     dtype: Any = jnp.float32
 
@@ -190,6 +167,11 @@ class ViT(nn.Module):
     def num_features(self) -> int:
         """F, of the output."""
         return self.width
+
+    @property
+    def row_wise(self) -> bool:
+        """Whether an image's features depend on no other image: there is no BatchNorm."""
+        return self.norm == "layer" and self.stem == "patch"
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -211,13 +193,25 @@ class ViT(nn.Module):
         else:
             norm = partial(_layer_norm, self.dtype)
         x = self._tokens(x, train)
-        for i in range(self.depth):
-            rate = self.drop_path * i / max(self.depth - 1, 1)
-            x = Block(self.heads, norm, self.dtype, rate, name=f"blocks_{i}")(x, train)
+        block = partial(
+            rematerialized(Block, self.remat), self.heads, norm, self.attend, self.dtype
+        )
+        if self.scan and not self.is_initializing():
+            x = self._loop(block(parent=None), x, train)
+        else:
+            for i in range(self.depth):
+                rate = self.drop_path * i / max(self.depth - 1, 1)
+                x = block(rate, name=f"blocks_{i}")(x, train)
         if self.pool != "avg":
             x = norm(x, train, "norm")
         x = x[:, 0] if self.pool == "cls" else jnp.mean(x, 1, dtype=jnp.float32)
         return x.astype(jnp.float32)
+
+    def _loop(self, block: nn.Module, x: jax.Array, train: bool) -> jax.Array:
+        """All blocks, as one that takes its parameters from stacks of theirs."""
+        params = (self.variables["params"][f"blocks_{i}"] for i in range(self.depth))
+        stacks = jax.tree.map(lambda *layers: jnp.stack(layers), *params)
+        return jax.lax.scan(lambda x, p: (block.apply({"params": p}, x, train), None), x, stacks)[0]
 
     def _tokens(self, x: jax.Array, train: bool) -> jax.Array:
         """Images (B, H, W, channels) to tokens (B, N, C), the class token first."""
@@ -249,16 +243,20 @@ def make_vit(size: str, model: ConfigDict, image_size: int, bn_groups: int, dtyp
     """
     v = model.vit
     stem = choose("model.vit.stem", v.stem, STEMS)
+    width, heads = v.width or SIZES[size].width, v.heads or SIZES[size].heads
     vit = ViT(
-        width=v.width or SIZES[size].width,
+        width=width,
         depth=v.depth or SIZES[size].depth - (stem == "conv"),
-        heads=v.heads or SIZES[size].heads,
+        heads=heads,
         patch=v.patch,
         stem=stem,
         position=choose("model.vit.position", v.position, POSITIONS),
         pool=choose("model.vit.pool", v.pool, POOLS),
         norm=choose("model.vit.norm", v.norm, NORMS),
         drop_path=v.drop_path,
+        attend=choose_attention(v.attention, width // max(heads, 1), dtype),
+        remat=choose("model.remat", model.remat, POLICIES),
+        scan=v.scan,
         bn_groups=bn_groups,
         dtype=dtype,
     )
@@ -274,6 +272,11 @@ def _check(vit: ViT) -> None:
             raise ValueError(f"model.vit.{field}={getattr(vit, field)} must be at least 1")
     if not 0 <= vit.drop_path < 1:
         raise ValueError(f"model.vit.drop_path={vit.drop_path} must be 0 or more and below 1")
+    if vit.scan and (vit.drop_path or vit.norm == "batch"):
+        raise ValueError(
+            f"model.vit.scan needs blocks that are all alike and have no statistics: "
+            f"drop_path={vit.drop_path} must be 0 and norm={vit.norm!r} must be 'layer'"
+        )
     if vit.stem == "conv" and vit.patch != CONV_STEM_PATCH:
         raise ValueError(
             f"model.vit.patch={vit.patch} must be {CONV_STEM_PATCH} with model.vit.stem='conv'"

@@ -1,0 +1,89 @@
+"""Self-attention, by plain products or by one fused kernel.
+
+B batch, N tokens, C features of a token, A heads, D features of a head.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from moco_jax.config import choose
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+# Twice the variance of Xavier on the C x 3C matrix is Xavier on each of three C x C matrices.
+_xavier_qkv = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
+
+
+def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Softmax attention of q, k, v (B, N, A, D) to (B, N, A, D), of their dtype.
+
+    Logits and softmax are float32. (jax.nn.dot_product_attention on XLA does the same, but has no
+    gradient in bfloat16 under strict dtype promotion.)
+    """
+    logits = jnp.einsum("bnad,bmad->banm", q, k, preferred_element_type=jnp.float32)
+    weights = nn.softmax(logits / math.sqrt(q.shape[-1])).astype(v.dtype)
+    return jnp.einsum("banm,bmad->bnad", weights, v)
+
+
+def fused(q: jax.Array, k: jax.Array, v: jax.Array, kernel: str = "cudnn") -> jax.Array:
+    """`plain` as cuDNN's flash attention: the weights (B, A, N, N) are never in memory.
+
+    JAX refuses the gradient for an odd N, so tokens are padded to a multiple of 8, and masked.
+    """
+    b, n = q.shape[:2]
+    lengths = jnp.full((b,), n, jnp.int32) if n % 8 else None
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -n % 8), (0, 0), (0, 0))) for x in (q, k, v))
+    y = jax.nn.dot_product_attention(
+        q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation=kernel
+    )
+    return y[:, :n]
+
+
+ATTENTIONS = ("auto", "plain")
+
+
+def choose_attention(name: str, head: int, dtype: jnp.dtype) -> Attend:
+    """The attention that `model.vit.attention` names: with 'auto', `fused` where it can run.
+
+    That is on an NVIDIA GPU, in bfloat16, with D a multiple of 8 up to 128.
+
+    Args:
+      name: of `ATTENTIONS`.
+      head: D.
+      dtype: of the computation.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    automatic = choose("model.vit.attention", name, ATTENTIONS) == "auto"
+    fits = dtype == jnp.bfloat16 and head % 8 == 0 and head <= 128
+    return fused if automatic and fits and jax.default_backend() == "gpu" else plain
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases.
+
+    Attributes:
+      heads: A; divides C.
+      attend: `plain` or `fused`.
+      dtype: of the computation; the softmax is float32.
+    """
+
+    heads: int
+    attend: Attend
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, N, C) to (B, N, C)."""
+        b, n, c = x.shape
+        qkv = nn.Dense(3 * c, dtype=self.dtype, kernel_init=_xavier_qkv, name="qkv")(x)
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, c // self.heads), 2, 0)
+        x = self.attend(q, k, v).reshape(b, n, c)
+        init = nn.initializers.xavier_uniform()
+        return nn.Dense(c, dtype=self.dtype, kernel_init=init, name="proj")(x)

@@ -1,0 +1,172 @@
+"""How blocks are computed - again for the gradient, in a loop, by a fused kernel - not what."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from moco_jax import config, models
+from moco_jax.models.attention import choose_attention, fused, plain
+
+SMALL = {"vit_tiny": {"width": 32, "depth": 3, "heads": 2}, "resnet18": {"width": 1 / 16}}
+
+
+def make(name, remat="none", dtype=jnp.float32, **record):
+    model = config.default().model
+    model.name, model.remat = name, remat
+    (model.vit if name.startswith("vit") else model.resnet).update(SMALL[name] | record)
+    return models.make_backbone(model, 32, 2, jnp.dtype(dtype))
+
+
+def images():
+    return jnp.asarray(np.random.default_rng(0).normal(size=(8, 32, 32, 3)), jnp.float32)
+
+
+def gradient(net, like):
+    """Loss, renewed statistics and gradient in training, with the variables of `like`; untraced."""
+
+    def loss(params, stats):
+        x, new = net.apply(
+            {"params": params} | stats, images(), train=True, mutable=["batch_stats"]
+        )
+        weights = np.random.default_rng(1).normal(size=x.shape)
+        return jnp.sum(x * weights.astype(np.float32)), new
+
+    variables = like.init(jax.random.key(0), images(), train=False)
+    params = variables.pop("params")
+    return jax.value_and_grad(loss, has_aux=True), (params, variables)
+
+
+def products(net, kind):
+    """How many products of a kind the gradient computes; a loop's count once."""
+    f, arguments = gradient(net, net)
+    return len(re.findall(rf"= {kind}\[", str(jax.make_jaxpr(f)(*arguments))))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "resnet18"])
+@pytest.mark.parametrize("remat", ["products", "full"])
+def test_rematerialized_blocks_are_the_same(name, remat):
+    """Parameters' names included: the variables are those of the other network."""
+    norm = {"norm": "batch"} if name == "vit_tiny" else {}
+    other = make(name, **norm)
+    f, arguments = gradient(make(name, remat, **norm), other)
+    g, _ = gradient(other, other)
+    for a, b in zip(*(map(ravel_pytree, jax.jit(h)(*arguments)) for h in (f, g)), strict=True):
+        np.testing.assert_allclose(a[0], b[0], rtol=1e-5, atol=1e-5 * np.abs(b[0]).max())
+
+
+def test_policies_compute_again_what_they_say():
+    """Attention's products have a batch dimension: 'products' computes them again."""
+    dots = {remat: products(make("vit_tiny", remat), "dot_general") for remat in REMAT}
+    in_attention = 2 * 3  # of each block
+    # The last product of a block is not needed for the gradient.
+    assert dots["products"] == dots["none"] + in_attention
+    assert dots["full"] > dots["products"]
+    convolutions = {
+        remat: products(make("resnet18", remat), "conv_general_dilated") for remat in REMAT
+    }
+    assert convolutions["products"] == convolutions["none"] < convolutions["full"]
+
+
+REMAT = ("none", "products", "full")
+
+
+@pytest.mark.parametrize("remat", REMAT)
+def test_a_loop_over_the_blocks_is_the_same(remat):
+    other = make("vit_tiny")
+    loop = make("vit_tiny", remat, scan=True)
+    f, arguments = gradient(loop, other)
+    g, _ = gradient(other, other)
+    for a, b in zip(*(map(ravel_pytree, jax.jit(h)(*arguments)) for h in (f, g)), strict=True):
+        np.testing.assert_allclose(a[0], b[0], rtol=1e-5, atol=1e-5 * np.abs(b[0]).max())
+    key = jax.random.key(0)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        loop.init(key, images(), train=False),
+        other.init(key, images(), train=False),
+    )
+    assert products(loop, "dot_general") < products(other, "dot_general")
+
+
+@pytest.mark.parametrize("record", [{"norm": "batch"}, {"drop_path": 0.1}])
+def test_a_loop_needs_blocks_that_are_alike(record):
+    with pytest.raises(ValueError, match=r"model.vit.scan needs blocks that are all alike"):
+        make("vit_tiny", scan=True, **record)
+
+
+def test_unknown_names_give_the_nearest():
+    with pytest.raises(ValueError, match=r"model.remat='ful' .* did you mean 'full'"):
+        make("resnet18", "ful")
+    with pytest.raises(ValueError, match=r"model.vit.attention='plane' .* did you mean 'plain'"):
+        make("vit_tiny", attention="plane")
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "head", "dtype", "expected"),
+    [
+        ("gpu", "auto", 64, "bfloat16", fused),
+        ("gpu", "auto", 80, "bfloat16", fused),
+        ("gpu", "plain", 64, "bfloat16", plain),
+        ("gpu", "auto", 64, "float32", plain),
+        ("gpu", "auto", 12, "bfloat16", plain),
+        ("gpu", "auto", 136, "bfloat16", plain),
+        ("cpu", "auto", 64, "bfloat16", plain),
+        ("tpu", "auto", 64, "bfloat16", plain),
+    ],
+)
+def test_attention_is_fused_where_it_can_be(backend, name, head, dtype, expected, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert choose_attention(name, head, jnp.dtype(dtype)) is expected
+
+
+def attention_gradient(attend, dtype, n=197, heads=12, d=64):
+    rng = np.random.default_rng(0)
+    q, k, v, g = (jnp.asarray(rng.normal(size=(4, n, heads, d)), dtype) for _ in range(4))
+
+    def loss(q, k, v):
+        y = attend(q, k, v)
+        return jnp.sum(y.astype(jnp.float32) * g.astype(jnp.float32)), y
+
+    return jax.value_and_grad(loss, (0, 1, 2), has_aux=True), (q, k, v)
+
+
+def test_fused_attention_traces_under_strict_promotion(monkeypatch):
+    """As far as a machine without a GPU goes; JAX asks for the version of cuDNN, and gets one."""
+    kernel = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(kernel, "check_cudnn_version", lambda: 91000)
+    f, arguments = attention_gradient(fused, jnp.bfloat16)
+    (_, y), gradients = jax.eval_shape(f, *arguments)
+    assert all(a.dtype == jnp.bfloat16 and a.shape == y.shape for a in (y, *gradients))
+
+
+@pytest.mark.parametrize("n", [16, 17])
+def test_padded_tokens_have_no_effect(n):
+    """By XLA's implementation, in float32: what is added around the kernel."""
+    small = {"dtype": jnp.float32, "n": n, "heads": 2, "d": 8}
+    f, arguments = attention_gradient(partial(fused, kernel="xla"), **small)
+    g, _ = attention_gradient(plain, **small)
+    ours, theirs = jax.tree.leaves(f(*arguments)), jax.tree.leaves(g(*arguments))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize(("heads", "d"), [(12, 64), (12, 32), (16, 80)])
+def test_fused_attention_is_plain_attention(heads, d):
+    """bfloat16 has 8 bits: both are rounded by 2^-8 several times, so 2^-6 of the largest value.
+    Against plain attention in float32 neither is further away."""
+    f, arguments = attention_gradient(fused, jnp.bfloat16, heads=heads, d=d)
+    g, _ = attention_gradient(plain, jnp.bfloat16, heads=heads, d=d)
+    exact, _ = attention_gradient(plain, jnp.float32, heads=heads, d=d)
+    ((_, y), grads), ((_, z), others) = jax.jit(f)(*arguments), jax.jit(g)(*arguments)
+    (_, w), truths = jax.jit(exact)(*(a.astype(jnp.float32) for a in arguments))
+    for a, b, truth in zip((y, *grads), (z, *others), (w, *truths), strict=True):
+        a, b = (np.asarray(t, np.float32) for t in (a, b))
+        bound = 2**-6 * np.abs(truth).max()
+        assert np.abs(a - b).max() < bound
+        assert np.abs(a - truth).max() < bound
