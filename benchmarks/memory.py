@@ -1,0 +1,94 @@
+"""Memory of the training step on one device by the compiler's account, and its time.
+
+python -m benchmarks.memory --config=configs/v3_vit.py:b16 --accumulate=1,64
+python -m benchmarks.memory ... --topology=v5p:2x2x1       compiles for a TPU that is not there
+python -m benchmarks.memory ... --steps=3                  runs it too, here
+
+The images are random and the batch is the recipe's. For a topology `jax[tpu]` is needed, and
+TPU_SKIP_MDS_QUERY=1 with a TPU_ACCELERATOR_TYPE such as v5p-8 in the environment.
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jax.experimental import topologies
+from ml_collections import ConfigDict, config_flags
+
+from moco_jax import experiment
+from moco_jax import mesh as meshes
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
+ACCUMULATE = flags.DEFINE_list("accumulate", ["1"], "Slices of the batch, to be compared.")
+TOPOLOGY = flags.DEFINE_string("topology", "", "TPU to compile for; '': this machine's device.")
+STEPS = flags.DEFINE_integer("steps", 0, "Steps to run and time, the best of which counts.")
+
+
+def build(c: ConfigDict) -> experiment.Experiment:
+    """The experiment on one device, with as many images as its batch has."""
+    with tempfile.TemporaryDirectory() as folder:
+        images = np.zeros((c.data.batch_size, 8, 8, 3), np.uint8)
+        np.savez(f"{folder}/images.npz", images=images)
+        c.data.source = f"npz:{folder}/images.npz"
+        x = experiment.build(c)
+    devices = jax.devices()
+    if TOPOLOGY.value:
+        devices = topologies.get_topology_desc(TOPOLOGY.value, platform="tpu").devices
+    return x._replace(mesh=meshes.make_mesh(devices[:1]))
+
+
+def random_batch(c: ConfigDict) -> dict[str, jax.Array]:
+    """A batch as the host sends it, both views cropped."""
+    shape = (c.data.batch_size, 2, c.data.image_size, c.data.image_size, 3)
+    images = jax.random.bits(jax.random.key(0), shape, jnp.uint8)
+    index = jnp.arange(c.data.batch_size, dtype=jnp.int32)
+    return {"image": images} | dict.fromkeys(("index", "epoch", "label"), index)
+
+
+def measure(c: ConfigDict) -> str:
+    """A line of figures, or what the compiler says where the step does not fit the device."""
+    x, begin = build(c), time.perf_counter()
+    batch = jax.eval_shape(lambda: random_batch(c))
+    lowered = experiment.make_step(x).lower(experiment.abstract_state(x), batch)
+    try:
+        step = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
+        return "needs {} of {}".format(*needed.groups()) if needed else str(error).splitlines()[0]
+    seconds, memory = time.perf_counter() - begin, step.memory_analysis()
+    text = (
+        f"{memory.temp_size_in_bytes / 1e9:.2f} GB beside "
+        f"{memory.argument_size_in_bytes / 1e9:.2f} GB of state and batch, "
+        f"compiled in {seconds:.0f} s"
+    )
+    return f"{text}, a step {run(x, step, random_batch(c)):.2f} s" if STEPS.value else text
+
+
+def run(x: experiment.Experiment, step: jax.stages.Compiled, batch: dict) -> float:
+    """Seconds of the fastest step."""
+    state, seconds = experiment.fresh_state(x), []
+    batch = jax.device_put(batch, meshes.batched(x.mesh))
+    for _ in range(STEPS.value):
+        begin = time.perf_counter()
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    for accumulate in ACCUMULATE.value:
+        c = CONFIG.value.copy_and_resolve_references()
+        c.accumulate = int(accumulate)
+        print(f"accumulate={accumulate}, batch {c.data.batch_size}: {measure(c)}", flush=True)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)
