@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STEM := $(VENV)/.installed
 
-.PHONY: demo test lint test-slow processes test-gpu parity clean
+.PHONY: demo test lint test-slow processes test-gpu parity browser clean
 
 demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -32,6 +32,12 @@ test-gpu: $(STEM)-test
 parity: $(STEM)-parity
 	$(BIN)/python -m pytest tests/parity
 
+# The report in a real browser.
+browser: $(STEM)-browser
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
+	  { echo "make browser needs Chromium and its driver; on Debian: apt-get install chromium chromium-driver"; exit 1; }
+	$(BIN)/python -m pytest tests/browser
+
 $(STEM):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "moco_jax needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -45,6 +51,10 @@ $(STEM)-test: $(STEM)
 
 $(STEM)-parity: $(STEM)-test
 	$(INSTALL) -e '.[parity]'
+	@touch $@
+
+$(STEM)-browser: $(STEM)-test
+	$(INSTALL) -e '.[browser]'
 	@touch $@
 
 $(STEM): setup.py constraints.txt

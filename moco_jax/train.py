@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from moco_jax import metrics as metric_files
+from moco_jax import report as reports
 from moco_jax.checkpoint import Checkpoints
 from moco_jax.config import ConfigDict, refuse_changes
 from moco_jax.convert.start import first_state
@@ -72,14 +73,21 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
         writing = jax.process_index() == 0
         if writing:
             (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        encode = make_encode(x)
         with (
             metric_files.reporter(path, start, x.steps, config.log.tensorboard, writing) as report,
             stop_requested(line) as stop,
         ):
-            finished = _loop(x, state, start, path, checkpoints, report, stop)
+            try:
+                state, finished = _loop(x, state, start, path, checkpoints, encode, report, stop)
+            except TrainingDivergedError as error:
+                reports.conclude(path, x, "diverged", message=str(error))
+                raise
     if not finished:
+        reports.conclude(path, x, "stopped")
         log.warning("Stopped; the same command resumes.")
         return EXIT_RESTART
+    reports.conclude(path, x, "complete", partial(encode, state))
     if not writing:
         return 0
     log.info("%s", summary(path))
@@ -104,11 +112,12 @@ def _loop(
     start: int,
     path: pathlib.Path,
     checkpoints: Checkpoints,
+    encode: Callable[[TrainState, dict[str, jax.Array]], jax.Array],
     report: Callable[[dict[str, Any]], None],
     stop: Callable[[int], bool],
-) -> bool:
-    """Steps `start` + 1 to the last; False when a signal ended them early."""
-    c, monitor, encode = x.config, make_monitor(x), make_encode(x)
+) -> tuple[TrainState, bool]:
+    """Steps `start` + 1 to the last; the state, and False when a signal ended them early."""
+    c, monitor = x.config, make_monitor(x)
     knn_every = c.knn.every_epochs * x.steps_per_epoch
     if start == 0:
         row = {"step": 0, "epoch": 0.0}
@@ -116,7 +125,7 @@ def _loop(
         row |= monitor.measure("knn_top1", partial(encode, state))
         report(row)
     if start >= x.steps:
-        return True
+        return state, True
     with train_batches(x, start) as batches:
         batch = batches.get()
         step, interval = _compile(x, state, batch), _Interval(batches)
@@ -145,7 +154,7 @@ def _loop(
     checkpoints.wait()
     if last:
         monitor.save(path, position, c.seed)
-    return last
+    return state, last
 
 
 def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> Any:
@@ -236,5 +245,7 @@ def summary(workdir: pathlib.Path) -> str:
                 f"raw pixels {knn[0]['knn_top1_raw']:.1%})"
             )
         lines.append(text)
-    lines.append(f"Results in {workdir}: metrics.jsonl, tensorboard/, checkpoints/, config.json")
+    names = (reports.FILE, metric_files.FILE, "tensorboard", "checkpoints", "config.json")
+    there = (name for name in names if (workdir / name).exists())
+    lines.append(f"Results in {workdir}: {', '.join(there)}")
     return "\n".join(lines)

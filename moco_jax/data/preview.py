@@ -25,33 +25,47 @@ _SIDE = 96  # pixels; smaller images are enlarged to at least this
 
 def views(config: ConfigDict, count: int = COUNT) -> np.ndarray:
     """The first images of the training stream, denormalized: uint8 (N, V, S, S, C)."""
-    d = config.data.copy_and_resolve_references()
-    source = pipeline.open_data(d).train
-    pipeline.check(source, d)
+    source = pipeline.open_data(config.data).train
+    pipeline.check(source, config.data)
+    return stream_views(source, config.data, config.seed, count)
+
+
+def stream_views(source: Source, data: ConfigDict, seed: int, count: int) -> np.ndarray:
+    """`views` of a source that is open."""
+    d = data.copy_and_resolve_references()
     mean, std = pipeline.channel_stats(source, d)
     d.batch_size = min(count, len(source))
-    with pipeline.train_batches(source, d, config.seed) as batches:
+    with pipeline.train_batches(source, d, seed) as batches:
         batch = next(batches)
-    view = augment.make_views((d.view1, d.view2), d.image_size, mean, std, config.seed)
+    view = augment.make_views((d.view1, d.view2), d.image_size, mean, std, seed)
     cropped = not isinstance(source, ArraySource)
 
     @jax.jit
-    def columns(middles: loader.Batch, batch: loader.Batch) -> list[jax.Array]:
-        share = d.eval_crop_share
-        whole = augment.eval_view(middles, d.image_size, share, mean, std, cropped=cropped)
+    def columns(whole: jax.Array, batch: loader.Batch) -> list[jax.Array]:
+        whole = augment.eval_view(
+            {"image": whole}, d.image_size, d.eval_crop_share, mean, std, cropped=cropped
+        )
         return [whole, view(batch, 0), view(batch, 1)]
 
-    shown = np.stack(jax.device_get(columns({"image": _middles(source, batch, d)}, batch)), 1)
+    whole = middles(source, batch["index"], d, d.image_size)
+    shown = np.stack(jax.device_get(columns(whole, batch)), 1)
     pixels = 255 * (shown * np.array(std) + np.array(mean))
     return np.rint(pixels).clip(0, 255).astype(np.uint8)
 
 
-def _middles(source: Source, batch: loader.Batch, d: ConfigDict) -> np.ndarray:
-    """What evaluation's view is made of: (N, H, W, C) of arrays, else (N, S, S, 3)."""
+def middles(source: Source, index: np.ndarray, d: ConfigDict, size: int) -> np.ndarray:
+    """What evaluation's view is made of: (N, H, W, C) of arrays, else (N, size, size, 3)."""
     if isinstance(source, ArraySource):
-        return batch["image"]
-    images = (loader.read(source, index, d.max_pixels)[0] for index in batch["index"].tolist())
-    return np.stack([crop.center_crop(image, d.image_size, d.eval_crop_share) for image in images])
+        return source.images[index]
+    images = (loader.read(source, i, d.max_pixels)[0] for i in index.tolist())
+    return np.stack([crop.center_crop(image, size, d.eval_crop_share) for image in images])
+
+
+def as_rgb(images: np.ndarray) -> np.ndarray:
+    """Images (..., C) as (..., 3): of other than three channels the mean of the channels, uint8."""
+    if images.shape[-1] == 3:
+        return images
+    return np.repeat(images.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
 
 
 def grid(images: np.ndarray) -> np.ndarray:
@@ -59,9 +73,8 @@ def grid(images: np.ndarray) -> np.ndarray:
 
     Images of other than one and three channels are shown by the mean of the channels.
     """
-    n, v, size, _, channels = images.shape
-    if channels != 3:
-        images = np.repeat(images.mean(-1, keepdims=True), 3, -1)
+    n, v, size, _, _ = images.shape
+    images = as_rgb(images)
     by = max(1, -(-_SIDE // size))
     images = images.repeat(by, 2).repeat(by, 3)
     cell = size * by + _GAP

@@ -1,0 +1,81 @@
+"""report.html: what a run did, or how several compare, as one file that opens offline.
+
+python -m moco_jax.report RUN RUN ... [--out=report.html]
+
+A run writes its report when it ends. What needs the model or the data is kept in `RUN/report/`,
+so that a report can be made again from the directory alone.
+"""
+
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+
+import jax
+
+from moco_jax.evals.features import Encode
+from moco_jax.experiment import Experiment
+from moco_jax.report import page, pictures, rundir
+
+log = logging.getLogger(__name__)
+
+FILE = "report.html"
+_WORTH_SAYING = 3.0  # seconds
+
+
+def write(workdir: str | os.PathLike) -> pathlib.Path:
+    """Writes the report of one run into its directory; returns its path.
+
+    Raises:
+      FileNotFoundError: the directory is not that of a run.
+    """
+    return compare([workdir], pathlib.Path(workdir) / FILE)
+
+
+def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pathlib.Path:
+    """Writes one report of several runs, on the same axes, to `out`; returns its path.
+
+    Raises:
+      FileNotFoundError: one of the directories is not that of a run; the error names it.
+    """
+    path = pathlib.Path(out)
+    text = page.render(rundir.read_all(workdirs))
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def conclude(
+    workdir: pathlib.Path,
+    x: Experiment,
+    outcome: str,
+    encode: Encode | None = None,
+    message: str = "",
+) -> None:
+    """What the loop calls when a run ends: gathers pictures and facts, writes the report.
+
+    Whatever goes wrong here is one warning: the run's own files are complete before. Features
+    are computed by all processes together; the first one writes.
+
+    Args:
+      workdir: of the run.
+      x: the experiment.
+      outcome: one of rundir.OUTCOMES.
+      encode: evaluation batch -> features (B, F), for pictures; None: curves only, quickly.
+      message: why the run ended, where that needs words.
+    """
+    begin = time.monotonic()
+    try:
+        found = pictures.collect(x, encode) if encode else {}
+        if jax.process_index() == 0:
+            if found:
+                rundir.save_pictures(workdir, found)
+            rundir.save_facts(workdir, rundir.facts(x, outcome, message))
+            write(workdir)
+    except Exception as error:  # a report must never fail a run
+        log.warning("No %s: %s: %s", FILE, type(error).__name__, error)
+        return
+    if time.monotonic() - begin > _WORTH_SAYING:
+        log.info("The report took %.0f s", time.monotonic() - begin)

@@ -1,0 +1,41 @@
+"""The command: python -m moco_jax.report RUN RUN ... [--out=report.html].
+
+Exit codes: 0 done, 2 a directory is not that of a run, or the report cannot be written.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from moco_jax import report
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = argparse.ArgumentParser(prog="python -m moco_jax.report", description=report.__doc__)
+    p.add_argument("runs", metavar="RUN", nargs="+", help="workdir of a run")
+    p.add_argument(
+        "--out", type=pathlib.Path,
+        help="file to write; by default RUN/report.html, or ./report.html of several runs",
+    )  # fmt: skip
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the report; returns the exit code."""
+    flags = parser().parse_args(argv)
+    jax.config.update("jax_platforms", "cpu")  # nothing is computed
+    default = report.FILE if len(flags.runs) > 1 else pathlib.Path(flags.runs[0], report.FILE)
+    try:
+        print(report.compare(flags.runs, flags.out or default))
+    except (ValueError, OSError) as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

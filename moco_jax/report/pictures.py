@@ -1,0 +1,139 @@
+"""What a report shows of the model and the data: views, nearest neighbours, a map of features.
+
+N images looked at, Q queries, K neighbours, F features, S image size, V columns of views
+"""
+
+import logging
+from functools import partial
+
+import jax
+import numpy as np
+
+from moco_jax.data import pipeline, preview
+from moco_jax.data.source import Source
+from moco_jax.evals.features import Encode, Features, feature_batches
+from moco_jax.experiment import Experiment, eval_batches
+
+log = logging.getLogger(__name__)
+
+IMAGES = 2000  # that neighbours are sought among, and that the map shows
+QUERIES = NEIGHBOURS = 8
+_THUMBNAIL = 112  # pixels of an encoded image
+_MAP_STEPS = 500  # of t-SNE; 1,000 take twice the time and change little
+_PERPLEXITY = 30  # neighbours that t-SNE keeps near; scikit-learn's default
+
+Arrays = dict[str, np.ndarray]
+
+
+def collect(x: Experiment, encode: Encode) -> Arrays:
+    """All pictures of a run as arrays by name; {} on other processes than the first.
+
+    A picture that cannot be made is left out with one warning.
+
+    Args:
+      x: the experiment; the images are its test images, or training images where it has none.
+      encode: evaluation batch -> features (B, F); called by all processes together.
+    """
+    source = x.data.test or x.data.train
+    batches = eval_batches(x, source, IMAGES)
+    parts = zip(*feature_batches(encode, batches))
+    found = Features(*(np.concatenate(part) for part in parts))
+    if jax.process_index():
+        return {}
+    names = np.array(x.data.train.class_names, np.str_)
+    arrays = {"class_names": names, "split": np.array(source.name)}
+    for what, make in (
+        ("views", partial(_views, x)),
+        ("nearest neighbours", partial(_neighbours, x, source, found)),
+        ("map of features", partial(_map, found, x.config.seed)),
+    ):
+        try:
+            arrays |= make()
+        except Exception as error:  # the other pictures are worth having
+            log.warning("No %s in the report: %s: %s", what, type(error).__name__, error)
+    return arrays
+
+
+def _views(x: Experiment) -> Arrays:
+    shown = preview.stream_views(x.data.train, x.config.data, x.config.seed, preview.COUNT)
+    return {"views": preview.as_rgb(shown)}
+
+
+def _neighbours(x: Experiment, source: Source, of: Features) -> Arrays:
+    rows = pipeline.evenly(len(of.index), QUERIES)
+    found, cosine = nearest(of.features, rows, NEIGHBOURS)
+    d = x.config.data
+    show = partial(preview.middles, source, d=d, size=min(d.image_size, _THUMBNAIL))
+    return {
+        "queries": preview.as_rgb(show(of.index[rows])),
+        "query_labels": of.labels[rows],
+        "neighbours": np.stack([preview.as_rgb(show(of.index[row])) for row in found]),
+        "neighbour_labels": of.labels[found],
+        "cosine": cosine,
+    }
+
+
+def nearest(features: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest other images of some of the images, by cosine, the nearest first.
+
+    Args:
+      features: (N, F) of any length.
+      rows: (Q,) of the queries.
+      k: neighbours; all N - 1 others where there are fewer.
+
+    Returns:
+      Rows of the neighbours (Q, k) int64 and their cosines (Q, k) float32.
+
+    Raises:
+      ValueError: there is no other image.
+    """
+    unit = _normalized(features)
+    if len(unit) < 2:
+        raise ValueError("there is only one image")
+    cosine = unit[rows] @ unit.T
+    cosine[np.arange(len(rows)), rows] = -np.inf
+    found = np.argsort(-cosine, axis=1, kind="stable")[:, : min(k, len(unit) - 1)]
+    return found, np.take_along_axis(cosine, found, 1)
+
+
+def _map(of: Features, seed: int) -> Arrays:
+    return {"map": embed(of.features, seed), "map_labels": of.labels, "map_index": of.index}
+
+
+def embed(features: np.ndarray, seed: int) -> np.ndarray:
+    """A map of the features in which near ones stay near: t-SNE (JMLR 9, 2008) of cosines.
+
+    t-SNE, not the first two principal components: those overlap where kNN still tells classes
+    apart, while t-SNE keeps neighbourhoods, which is what kNN measures. Distances between groups
+    and the axes have no meaning.
+
+    Args:
+      features: (N, F), N at least 4.
+      seed: of its randomness; the same features and seed give the same map.
+
+    Returns:
+      (N, 2) float32.
+
+    Raises:
+      ValueError: too few images.
+    """
+    from sklearn.decomposition import PCA  # 2 s to import
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    unit = _normalized(features)
+    if len(unit) < 4:
+        raise ValueError(f"{len(unit)} images are too few")
+    with threadpool_limits(1):  # more threads wait for each other longer than they work
+        small = PCA(min(50, *unit.shape), random_state=seed).fit_transform(unit)
+        perplexity = min(_PERPLEXITY, (len(unit) - 1) / 3)
+        tsne = TSNE(
+            init="pca" if small.shape[1] > 1 else "random",
+            max_iter=_MAP_STEPS, perplexity=perplexity, random_state=seed,
+        )  # fmt: skip
+        return tsne.fit_transform(small).astype(np.float32)
+
+
+def _normalized(features: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(length, 1e-12)

@@ -1,0 +1,152 @@
+"""A run as its directory tells it: config, metrics, results, and what `RUN/report/` keeps."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from moco_jax import __version__, metrics, results
+from moco_jax.config import choose
+from moco_jax.data.source import existing
+from moco_jax.experiment import Experiment
+
+OUTCOMES = ("complete", "stopped", "diverged")
+_FACTS, _PICTURES = "report/run.json", "report/pictures.npz"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Run(NamedTuple):
+    """What is known of a run.
+
+    Attributes:
+      name: the directory's, made longer where two runs would have the same.
+      config: as in config.json; {} where there is none.
+      rows: of metrics.jsonl.
+      results: of results.json.
+      facts: of report/run.json; {} where there is none.
+      pictures: arrays of report/pictures.npz by name; {} where there is none.
+    """
+
+    name: str
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+    results: list[dict[str, Any]]
+    facts: dict[str, Any]
+    pictures: dict[str, np.ndarray]
+
+
+def read_all(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
+    """Reads runs, each under a name of its own.
+
+    Raises:
+      FileNotFoundError: a directory does not exist, or is not that of a run.
+    """
+    paths = [existing(str(workdir)).resolve() for workdir in workdirs]
+    short = [path.name for path in paths]
+    unique = len(set(short)) == len(short)
+    names = short if unique else [str(path) for path in paths]
+    return [_read(path, name) for path, name in zip(paths, names)]
+
+
+def _read(path: pathlib.Path, name: str) -> Run:
+    if not (path / metrics.FILE).is_file():
+        raise FileNotFoundError(f"{path} is not the workdir of a run: it has no {metrics.FILE}")
+    pictures = {}
+    if (path / _PICTURES).exists():
+        with np.load(path / _PICTURES, allow_pickle=False) as arrays:
+            pictures = dict(arrays)
+    return Run(
+        name,
+        _json(path / "config.json"),
+        metrics.read(path),
+        results.read(path),
+        _json(path / _FACTS),
+        pictures,
+    )
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def save_pictures(workdir: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Keeps what `pictures.collect` gave."""
+    part = _inside(workdir, _PICTURES).with_suffix(".part")
+    with part.open("wb") as f:
+        np.savez_compressed(f, **arrays)
+    part.replace(workdir / _PICTURES)
+
+
+def save_facts(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Keeps `facts`, with the step at which they held."""
+    rows = metrics.read(workdir)
+    part = _inside(workdir, _FACTS).with_suffix(".part")
+    part.write_text(json.dumps(facts | {"step": rows[-1]["step"] if rows else 0}, indent=2) + "\n")
+    part.replace(workdir / _FACTS)
+
+
+def _inside(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    path = workdir / name
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
+def facts(x: Experiment, outcome: str, message: str = "") -> dict[str, Any]:
+    """How a run ended, on what hardware, with which versions and data: JSON values."""
+    device, train, test = jax.devices()[0], x.data.train, x.data.test
+    return {
+        "outcome": choose("outcome", outcome, OUTCOMES),
+        "message": message,
+        "steps": x.steps,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "hardware": {
+            "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+            "processes": jax.process_count(),
+            "CPU cores of a host": os.cpu_count(),
+            "system": platform.platform(),
+        },
+        "versions": {"Python": platform.python_version(), "moco_jax": __version__}
+        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "data": {
+            "source": train.name,
+            "training images": len(train),
+            "test images": len(test) if test else 0,
+            "channels": train.channels,
+            "classes": len(train.class_names) or ("not named" if train.labelled else "no labels"),
+        },
+    }
+
+
+def steps(run: Run) -> int:
+    """The number of steps that the run is to make; 0 where nothing tells it."""
+    if run.facts:
+        return run.facts["steps"]
+    row = next((row for row in reversed(run.rows) if row.get("epoch")), None)
+    if row is None or "epochs" not in run.config:
+        return 0
+    return max(1, round(run.config["epochs"] * row["step"] / row["epoch"]))
+
+
+def outcome(run: Run) -> str:
+    """One of OUTCOMES, or 'unfinished' for a run that goes on or was killed."""
+    last = run.rows[-1]["step"] if run.rows else 0
+    if last and last >= steps(run) > 0:
+        return "complete"
+    return run.facts["outcome"] if run.facts.get("step") == last else "unfinished"
+
+
+def seconds(run: Run) -> float:
+    """Time spent in training steps, without evaluation and saving."""
+    batch, before, total = run.config.get("data", {}).get("batch_size", 0), 0, 0.0
+    for row in run.rows:
+        if row.get("images_per_second"):
+            total += batch * (row["step"] - before) / row["images_per_second"]
+            before = row["step"]
+    return total
