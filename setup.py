@@ -26,6 +26,7 @@ setuptools.setup(
         "importlib_resources>=6,<8",
         "jax>=0.10,<0.12",
         "jinja2>=3.1,<4",
+        "markupsafe>=2,<4",
         "ml-collections>=1.1,<2",
         "numpy>=2,<3",
         "opencv-python-headless>=4.11,<6",

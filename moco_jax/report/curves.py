@@ -18,7 +18,10 @@ _DASHES = ("solid", "dot", "dashdot", "longdashdot")
 _POINTS = 2000  # of a curve that are drawn
 _MARKED = 60  # a curve of at most so many points shows each
 _NOT_DRAWN = ("step", "epoch", "skipped", "skipped_in_a_row")
-_ACCURACY = re.compile(r"(^|_)top[15](_|/|$)")
+_ACCURACIES = {
+    rank: re.compile(rf"(^|_){name}(_|/|$)")
+    for rank, name in (("top-1", "top1"), ("top-5", "top5"))
+}
 
 Figure = dict[str, Any]
 
@@ -73,7 +76,7 @@ GROUPS = (
         (
             Curve("knn_top1", "features"),
             Curve("knn_top1", "before training", "dash", level=True),
-            Curve("knn_top1_raw", "raw pixels", "longdash", level=True),
+            Curve("knn_top1_raw", "raw pixels", "dot", level=True),
         ),
         share=True,
     ),
@@ -114,13 +117,13 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     found = _columns(runs)
     known = {curve.column for group in GROUPS for curve in group.curves}
     other = [name for name in found if name not in known]
-    accuracy = [name for name in other if _ACCURACY.search(name)]
     shown = [g for g in GROUPS if any(curve.column in found for curve in g.curves)]
-    if accuracy:
-        curves = (Curve(n, n, _DASHES[i % len(_DASHES)]) for i, n in enumerate(accuracy))
-        shown.insert(1, Group("Accuracy", "accuracy", "", tuple(curves), share=True))
-    rest = (name for name in other if name not in accuracy)
-    return shown + [Group(f"Other: {name}", name, "", (Curve(name, name),)) for name in rest]
+    for rank, pattern in reversed(_ACCURACIES.items()):
+        if names := [name for name in other if pattern.search(name)]:
+            curves = (Curve(n, n, _DASHES[i % len(_DASHES)]) for i, n in enumerate(names))
+            shown.insert(1, Group(f"Accuracy, {rank}", rank, "", tuple(curves), share=True))
+        other = [name for name in other if name not in names]
+    return shown + [Group(f"Other: {name}", name, "", (Curve(name, name),)) for name in other]
 
 
 def _columns(runs: Sequence[Run]) -> dict[str, None]:
@@ -149,7 +152,7 @@ def figure(group: Group, runs: Sequence[Run]) -> Figure:
     if group.share:
         y |= {"tickformat": ".3~%"}
     if group.share or group.bounded:
-        y |= {"autorangeoptions": {"minallowed": 0, "maxallowed": 1}}
+        y |= {"autorangeoptions": {"clipmin": 0, "clipmax": 1}}
     x = {"title": {"text": "step"}, "rangemode": "tozero"}
     layout = {"xaxis": x, "yaxis": y, "hovermode": "x unified"}
     if group is GROUPS[0]:
@@ -176,18 +179,20 @@ def _trace(group: Group, curve: Curve, run: Run, number: int, prefix: str) -> Fi
         "marker": {"size": 5},
         "opacity": 0.75 if floor else 1,
         "connectgaps": False,
+        "cliponaxis": False,
         "hovertemplate": f"%{{y:{form}}}",
     }
 
 
 def _base(number: int, name: str, rows: list[dict[str, Any]]) -> Figure:
     """What all traces of a run have; `meta` holds both horizontal axes."""
+    axes = {axis: [row.get(axis) for row in rows] for axis in ("step", "epoch")}
     return {
         "type": "scatter",
         "name": escape(name, quote=False),
         "legendgroup": f"run{number}",
-        "x": [row["step"] for row in rows],
-        "meta": {"step": [row["step"] for row in rows], "epoch": [row.get("epoch") for row in rows]},
+        "x": axes["step"],
+        "meta": axes,
     }
 
 

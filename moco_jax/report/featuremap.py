@@ -55,7 +55,12 @@ def figure(pictures: dict[str, np.ndarray]) -> tuple[Figure, list[Class]]:
     points, index = pictures["map"], pictures["map_index"]
     entries = classes(pictures["map_labels"], pictures["class_names"])
     data = [_trace(entry, points[rows], index[rows]) for entry, rows in entries]
-    axis: dict[str, Any] = {"showticklabels": False, "zeroline": False, "title": {"text": ""}}
+    axis: dict[str, Any] = {
+        "showticklabels": False,
+        "showgrid": False,
+        "zeroline": False,
+        "title": {"text": ""},
+    }
     layout = {
         "xaxis": axis,
         "yaxis": axis | {"scaleanchor": "x"},

@@ -5,12 +5,14 @@ import functools
 import io
 import json
 import pathlib
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
@@ -48,7 +50,7 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["value"] = _value
+    environment.filters |= {"value": _value, "breakable": _breakable}
     return environment.get_template("page.html")
 
 
@@ -90,7 +92,7 @@ def _summary(run: Run) -> list[tuple[str, str, str]]:
         remark = [f"{n} {start[c]:.1%}" for n, c in floors.items() if start.get(c) is not None]
         items.append(("kNN top-1", f"{knn[-1]['knn_top1']:.1%}", ", ".join(remark)))
     for result in _newest_by_evaluation(run.results):
-        if "top1" in result["metrics"]:
+        if "top1" in result["metrics"] and not (knn and result["evaluation"] == "knn"):
             name = f"{result['evaluation']} top-1"
             items.append((name, f"{result['metrics']['top1']:.1%}", result["split"]))
     if losses:
@@ -165,6 +167,11 @@ def data_uri(image: np.ndarray) -> str:
     picture.save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 90}))
     kind = "png" if small else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _breakable(name: str) -> Markup:
+    """A name that a line may break after a dot or an underscore."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
 
 
 def _value(value: Any) -> str:

@@ -4,7 +4,9 @@ N images looked at, Q queries, K neighbours, F features, S image size, V columns
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ _MAP_STEPS = 500  # of t-SNE; 1,000 take twice the time and change little
 _PERPLEXITY = 30  # neighbours that t-SNE keeps near; scikit-learn's default
 
 Arrays = dict[str, np.ndarray]
+T = TypeVar("T")
 
 
 def collect(x: Experiment, encode: Encode) -> Arrays:
@@ -35,23 +38,29 @@ def collect(x: Experiment, encode: Encode) -> Arrays:
       encode: evaluation batch -> features (B, F); called by all processes together.
     """
     source = x.data.test or x.data.train
-    batches = eval_batches(x, source, IMAGES)
-    parts = zip(*feature_batches(encode, batches))
-    found = Features(*(np.concatenate(part) for part in parts))
+    found = _attempt("features", partial(_features, x, source, encode))
     if jax.process_index():
         return {}
     names = np.array(x.data.train.class_names, np.str_)
     arrays = {"class_names": names, "split": np.array(source.name)}
-    for what, make in (
-        ("views", partial(_views, x)),
-        ("nearest neighbours", partial(_neighbours, x, source, found)),
-        ("map of features", partial(_map, found, x.config.seed)),
-    ):
-        try:
-            arrays |= make()
-        except Exception as error:  # the other pictures are worth having
-            log.warning("No %s in the report: %s: %s", what, type(error).__name__, error)
+    arrays |= _attempt("views", partial(_views, x)) or {}
+    if found:
+        arrays |= _attempt("nearest neighbours", partial(_neighbours, x, source, found)) or {}
+        arrays |= _attempt("map of features", partial(_map, found, x.config.seed)) or {}
     return arrays
+
+
+def _attempt(what: str, make: Callable[[], T]) -> T | None:
+    try:
+        return make()
+    except Exception as error:  # the rest of the report is worth having
+        log.warning("No %s in the report: %s: %s", what, type(error).__name__, error)
+        return None
+
+
+def _features(x: Experiment, source: Source, encode: Encode) -> Features:
+    parts = zip(*feature_batches(encode, eval_batches(x, source, IMAGES)))
+    return Features(*(np.concatenate(part) for part in parts))
 
 
 def _views(x: Experiment) -> Arrays:

@@ -107,7 +107,8 @@ def facts(x: Experiment, outcome: str, message: str = "") -> dict[str, Any]:
         "steps": x.steps,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "hardware": {
-            "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+            "platform": device.platform,
+            "devices": f"{jax.device_count()} x {device.device_kind}",
             "processes": jax.process_count(),
             "CPU cores of a host": os.cpu_count(),
             "system": platform.platform(),

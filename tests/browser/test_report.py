@@ -159,7 +159,9 @@ def test_runs_compared_and_switched_off(browser, full, tmp_path):
     third = runs.write_run(tmp_path / ("long_name_" * 9), runs.rows(2, labels=False))
     path = report.compare([full, other, third], tmp_path / "compared.html")
     check(browser, path, 13, 2 * (8 * 3 + 8 * 9), "three")
-    shown = "return document.getElementById('chart0').data.filter((t) => t.visible !== false).length"
+    shown = (
+        "return document.getElementById('chart0').data.filter((t) => t.visible !== false).length"
+    )
     before = browser.execute_script(shown)
     button = browser.find_element(By.CSS_SELECTOR, "[data-group=run1]")
     button.click()
