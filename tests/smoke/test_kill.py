@@ -98,6 +98,7 @@ def test_sigterm_saves_and_exits_with_its_own_code(source, tmp_path):
     assert run.returncode == EXIT_RESTART, errors
     (saved,) = (p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
     assert int(saved.name) == metrics.read(tmp_path / "run")[-1]["step"] >= 4
+    assert "stopped" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_an_unknown_option_names_the_nearest(source, tmp_path):

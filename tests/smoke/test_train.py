@@ -46,6 +46,11 @@ def test_run_writes_all_metrics_and_a_checkpoint(method, source, tmp_path, caplo
     assert knn[0]["metrics"] == {"top1": rows[-1]["knn_top1"]}
     assert (knn[0]["examples"], knn[0]["settings"]["encoder"]) == (80, "step 20")
     assert bool(list((tmp_path / "run").glob("tensorboard/*"))) == (method == "v1")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "complete" in page
+    assert page.count("<img ") == 8 * 3 + 8 * 9, "views and neighbours"
+    assert 'id="map0"' in page
+    assert not [r for r in caplog.records if "report" in r.getMessage() and r.levelname != "INFO"]
 
 
 def test_a_finished_run_has_nothing_to_do(source, tmp_path):
@@ -98,6 +103,7 @@ def test_a_diverging_run_stops_and_keeps_the_good_checkpoint(source, tmp_path):
     c.checkpoint.every_steps = 1
     with pytest.raises(TrainingDivergedError, match="not finite in 3 steps in a row"):
         train.run(c, tmp_path / "run")
+    assert "not finite in 3 steps in a row" in (tmp_path / "run" / "report.html").read_text()
     x = experiment.build(c)
     from moco_jax.checkpoint import Checkpoints
 

@@ -320,7 +320,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     assert not (path / report.FILE).exists()
 
 
-def test_flatten_gives_dotted_names_in_order():
-    assert config.flatten({"b": 1, "a": {"d": [2], "c": {"e": 3}}, "f": {}}) == {
+def test_flat_gives_dotted_names_in_order():
+    assert config.flat({"b": 1, "a": {"d": [2], "c": {"e": 3}}, "f": {}}) == {
         "a.c.e": 3, "a.d": [2], "b": 1,
     }  # fmt: skip
