@@ -60,6 +60,8 @@ class Hub:
                 self._collect_position(index, message["position"])
             elif "failed" in message:
                 self._stop(message["failed"], f"{name} stopped: {message['text']}", index)
+            elif "bye" in message:
+                self._part(index)
             orderly = orderly or "failed" in message or "bye" in message
         if not orderly:
             self._stop(EXIT_RESTART, f"{name} died; the same command resumes.")
@@ -109,6 +111,14 @@ class Hub:
         """Names the last step once all that are still here have told where they are."""
         if self._positions and self._positions.keys() >= self._here.keys():
             self._tell({"last": max(self._positions.values()) + 1})
+
+    def _part(self, index: int) -> None:
+        """Answers a farewell; that of process 0, with which the hub goes, is told to all."""
+        with self._lock:
+            if index == 0:
+                self._tell({"bye": True})
+            else:
+                send(self._here[index][0], {"bye": True})
 
     def _call_roll(self, timeout: float) -> None:
         missing = [str(i) for i in range(self._count) if i not in self._here]

@@ -6,6 +6,7 @@ at once; a host that falls silent is noticed by TCP's keep-alive. JAX's own serv
 which processes are missing at start-up, notices a death only by missed heartbeats, and then aborts.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -100,11 +101,16 @@ class Line:
         """Leaves in good order: no alarm for the others."""
         self._closed = True
         send(self._socket, {"bye": True})
+        with contextlib.suppress(queue.Empty):
+            self._values.get(timeout=PATIENCE)  # the hub's answer
 
     def _listen(self) -> None:
         for message in messages(self._socket):
             if "values" in message:
                 self._values.put(message["values"])
+            elif "bye" in message:
+                self._closed = True
+                self._values.put([])
             elif "hold" in message:
                 log.info("%s: all save and stop after the same step", message["hold"])
                 self._hold()

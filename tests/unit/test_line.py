@@ -93,6 +93,16 @@ def test_one_that_leaves_in_order_is_no_alarm(address):
     assert ends.empty()
 
 
+def test_process_0_may_leave_first(address):
+    ends = Ends()
+    lines = connect(address, 2, ends)
+    exchange(lines, [0, 1])
+    lines[0].close()
+    lines[1]._socket.shutdown(socket.SHUT_RDWR)  # as if the hub had gone with its process
+    time.sleep(0.2)
+    assert ends.empty()
+
+
 def test_one_that_has_left_holds_nobody_up(address):
     lines = connect(address, 2, Ends())
     exchange(lines, [0, 1])
