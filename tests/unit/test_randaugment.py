@@ -99,9 +99,9 @@ def test_rotating_back_and_forth_gives_the_image_back():
 
 @pytest.mark.parametrize("reach", [1, 7, 8])
 def test_rows_move_by_any_distance_up_to_their_reach(reach):
-    image = levels(2 * reach + 1, 9, 1)
+    image = levels(2 * reach + 1, 9, 1).astype(np.uint8)
     shift = np.arange(-reach, reach + 1)
-    moved = geometric.shift_rows(image, jnp.float32(shift), reach)
+    moved = jax.jit(geometric.shift_rows, static_argnums=2)(image, jnp.float32(shift), reach, 0.0)
     for row, out, by in zip(image, moved, shift):
         np.testing.assert_array_equal(out, row[np.clip(np.arange(9) + by, 0, 8)])
 
