@@ -43,7 +43,13 @@ setuptools.setup(
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "hf": ["datasets>=4.4,<6"],
-        "test": ["import-linter>=2.5,<3", "pytest>=9,<10", "ruff>=0.17,<0.18"],
+        "parquet": ["pyarrow>=21,<27"],
+        "test": [
+            "import-linter>=2.5,<3",
+            "pyarrow>=21,<27",
+            "pytest>=9,<10",
+            "ruff>=0.17,<0.18",
+        ],
         "browser": ["selenium>=4.40,<5"],
         "parity": [
             "datasets>=4.4,<6",

@@ -13,6 +13,7 @@ from moco_jax import mesh as meshes
 from moco_jax.config import ConfigDict, as_json
 from moco_jax.data import augment, pipeline, transfer
 from moco_jax.data.source import Source, Splits
+from moco_jax.evals import features
 from moco_jax.evals.knn import KnnMonitor
 from moco_jax.methods import Method, make_method
 from moco_jax.methods.base import check_accumulate
@@ -138,16 +139,7 @@ def eval_batches(x: Experiment, source: Source, limit: int = 0) -> pipeline.Pref
 
 
 def _transfer(x: Experiment, source: Source) -> dict[str, Any]:
-    """This process's share of a source's batches, and how it gets onto the mesh."""
-    sharding = meshes.batched(x.mesh)
-    resident = transfer.is_resident(source, x.config.data.resident_gb)
-    put = partial(transfer.put_resident, source) if resident else transfer.put
-    return {
-        "host": jax.process_index(),
-        "hosts": jax.process_count(),
-        "put": partial(put, sharding),
-        "pixels": not resident,
-    }
+    return transfer.options(source, meshes.batched(x.mesh), x.config.data.resident_gb)
 
 
 def make_monitor(x: Experiment) -> KnnMonitor:
@@ -170,18 +162,8 @@ def make_encode(x: Experiment) -> Callable[[TrainState, dict[str, jax.Array]], j
 
 
 def make_pixels(x: Experiment) -> Callable[[dict[str, jax.Array]], jax.Array]:
-    """The jitted function from evaluation batch to raw pixels, at most 32 x 32: kNN's floor."""
-    d = x.config.data
-    share = 1.0 if x.data.train.image_shape is None else d.eval_crop_share
-    zeros, ones = (0.0,) * len(x.mean), (1.0,) * len(x.mean)
-
-    @jax.jit
-    def pixels(batch: dict[str, jax.Array]) -> jax.Array:
-        size = min(d.image_size, 32)
-        view = augment.eval_view(batch, size, share, zeros, ones, cropped=False)
-        return view.reshape(len(view), -1)
-
-    return pixels
+    """The jitted function from evaluation batch to raw pixels."""
+    return features.make_pixels(x.data.train, x.config.data)
 
 
 def describe(x: Experiment) -> None:

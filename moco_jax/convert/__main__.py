@@ -4,17 +4,16 @@ Exit codes: 0 done, 2 what is wrong with the files or arguments is said.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
 import jax
 
 from moco_jax import convert
+from moco_jax.commandline import guarded, set_up_logging
 from moco_jax.convert.arch import ARCHS
 from moco_jax.convert.contents import ENCODERS
 from moco_jax.convert.formats import FORMATS
-from moco_jax.errors import CheckpointError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,20 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Converts; returns the exit code."""
     flags = parser().parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be in use, and does not help
-    try:
-        convert.convert(**vars(flags))
-    except (ValueError, OSError, CheckpointError) as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def set_up_logging() -> None:
-    """Our lines on stderr as they are; other libraries' only from WARNING on."""
-    package = logging.getLogger("moco_jax")
-    package.addHandler(logging.StreamHandler())
-    package.setLevel(logging.INFO)
-    package.propagate = False
+    return guarded(lambda: convert.convert(**vars(flags)))
 
 
 if __name__ == "__main__":

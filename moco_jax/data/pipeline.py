@@ -24,7 +24,7 @@ from moco_jax.data.source import ArraySource, Source, Splits, open_source
 
 _PROBES = 16  # images that `check` reads
 _STATS_IMAGES = 2000  # images that `channel_stats` measures
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, std
 Put = Callable[[Batch], Batch]
 
 
@@ -86,6 +86,7 @@ def eval_batches(
     data: ConfigDict,
     limit: int = 0,
     *,
+    start: int = 0,
     host: int = 0,
     hosts: int = 1,
     put: Put = copied,
@@ -93,12 +94,13 @@ def eval_batches(
 ) -> Prefetcher:
     """All images in order, or `limit` evenly spaced ones, once; the last batch is padded.
 
-    An image that cannot be read becomes padding. For the other arguments see `train_batches`.
+    The first `start` of them are left out. An image that cannot be read becomes padding. For the
+    other arguments see `train_batches`.
     """
     if not 0 < data.eval_crop_share <= 1:
         raise ValueError(f"data.eval_crop_share={data.eval_crop_share}: expected in (0, 1]")
     mine = _share(data.eval_batch_size, host, hosts)
-    rows = _eval_rows(evenly(len(source), limit), data.eval_batch_size, mine)
+    rows = _eval_rows(evenly(len(source), limit)[start:], data.eval_batch_size, mine)
     if isinstance(source, ArraySource):
         return Prefetcher(_masked(_from_array(source, rows, pixels)), data.prefetch, put)
     load = loader.center_loader(source, data.eval_crop_share, data.max_pixels)
@@ -148,7 +150,7 @@ def channel_stats(source: Source, data: ConfigDict) -> tuple[tuple[float, ...], 
     if data.mean or data.std:
         return _given(source, tuple(data.mean), tuple(data.std))
     if source.channels == 3:
-        return _IMAGENET
+        return IMAGENET
     pixels = source.images[evenly(len(source), _STATS_IMAGES)].astype(np.float64) / 255
     # The floor is for a channel that never changes: it would be divided by 0.
     mean, std = pixels.mean((0, 1, 2)), np.maximum(pixels.std((0, 1, 2)), 1 / 255)

@@ -46,6 +46,10 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.images)
 
+    def item_name(self, index: int) -> str:
+        """What logs and errors call an image."""
+        return f"{self.name}[{index}]"
+
     @property
     def channels(self) -> int:
         """C."""

@@ -43,6 +43,24 @@ def fetch(arrays: Any) -> Any:
     return multihost_utils.process_allgather(arrays, tiled=True)
 
 
+def options(source: Source, sharding: Sharding, resident_gb: float) -> dict[str, Any]:
+    """What `pipeline`'s streams need to give this process's share of global batches.
+
+    Args:
+      source: whose batches they are.
+      sharding: as for `put`.
+      resident_gb: size up to which an array of images lies on each device.
+    """
+    resident = is_resident(source, resident_gb)
+    send = functools.partial(put_resident, source) if resident else put
+    return {
+        "host": jax.process_index(),
+        "hosts": jax.process_count(),
+        "put": functools.partial(send, sharding),
+        "pixels": not resident,
+    }
+
+
 def is_resident(source: Source, limit_gb: float) -> bool:
     """Whether a source is an array that may lie on every device."""
     return isinstance(source, ArraySource) and source.images.nbytes <= limit_gb * 1e9

@@ -1,6 +1,6 @@
 """Features of a data set: the one loop over evaluation batches.
 
-B batch, N images, F features.
+B batch, N images, F features, S image size, C channels.
 """
 
 import collections
@@ -10,8 +10,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from moco_jax.data import transfer
+from moco_jax.config import ConfigDict
+from moco_jax.data import augment, transfer
 from moco_jax.data.prefetch import Prefetcher
+from moco_jax.data.source import Source
 from moco_jax.errors import NotFiniteError
 
 Encode = Callable[[dict[str, jax.Array]], jax.Array]
@@ -82,6 +84,20 @@ def extract(encode: Encode, batches: Prefetcher) -> tuple[np.ndarray, np.ndarray
         rows = slice(start, start := start + len(part.index))
         features[rows], labels[rows] = part.features, part.labels
     return features, labels
+
+
+def make_pixels(source: Source, data: ConfigDict) -> Encode:
+    """The jitted function from evaluation batch to raw pixels, at most 32 x 32: kNN's floor."""
+    size = min(data.image_size, 32)
+    share = data.eval_crop_share if source.image_shape else 1.0
+    zeros, ones = (0.0,) * source.channels, (1.0,) * source.channels
+
+    @jax.jit
+    def pixels(batch: dict[str, jax.Array]) -> jax.Array:
+        view = augment.eval_view(batch, size, share, zeros, ones, cropped=False)
+        return view.reshape(len(view), -1)
+
+    return pixels
 
 
 def _fetch(on_device: tuple[jax.Array, ...]) -> Features:

@@ -247,6 +247,12 @@ def test_evaluation_drops_nothing_and_masks_padding(source, limit):
     assert mask.dtype == bool
 
 
+def test_evaluation_may_start_anywhere(source):
+    whole = column(take(pipeline.eval_batches(source, options())), "index")
+    later = column(take(pipeline.eval_batches(source, options(), start=5)), "index")
+    np.testing.assert_array_equal(later[later >= 0], whole[whole >= 0][5:])
+
+
 def test_evenly_spaced_means_from_end_to_end():
     assert pipeline.evenly(10, 4).tolist() == [0, 2, 5, 7]
     assert pipeline.evenly(3, 3).tolist() == [0, 1, 2]

@@ -1,0 +1,122 @@
+"""Features of a whole data set from a checkpoint: what the commands on features share.
+
+B batch, N images, F features
+"""
+
+import argparse
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from moco_jax import mesh as meshes
+from moco_jax.commandline import numbers
+from moco_jax.config import BACKENDS, DTYPES
+from moco_jax.convert.arch import ARCHS
+from moco_jax.convert.contents import ENCODERS
+from moco_jax.data import augment, pipeline, transfer
+from moco_jax.data.prefetch import Prefetcher
+from moco_jax.data.source import Source, Splits
+from moco_jax.encoder import FEATURES, Encoder, load
+from moco_jax.evals.features import Encode
+
+
+class Embedding(NamedTuple):
+    """An encoder, the data it is run on, and the devices.
+
+    Attributes:
+      encoder: of `moco_jax.load`.
+      data: `config.data` for evaluation: the checkpoint's, with what the flags override.
+      splits: the images.
+      mesh: over all devices.
+    """
+
+    encoder: Encoder
+    data: ConfigDict
+    splits: Splits
+    mesh: jax.sharding.Mesh
+
+    def encode(self, source: Source, encoder: Encoder | None = None) -> Encode:
+        """The function from evaluation batch of a source to features (B, F)."""
+        encoder = encoder or self.encoder
+        view = partial(
+            augment.eval_view,
+            image_size=encoder.image_size,
+            crop_share=self.data.eval_crop_share,
+            mean=(0.0,) * encoder.channels,  # the encoder itself normalizes
+            std=(1.0,) * encoder.channels,
+            cropped=source.image_shape is None,
+        )
+        run = jax.jit(lambda params, batch: encoder.apply(params, view(batch)))
+        return partial(run, jax.device_put(encoder.params, meshes.replicated(self.mesh)))
+
+    def batches(self, source: Source, limit: int = 0, start: int = 0) -> Prefetcher:
+        """Evaluation batches of a source on the mesh, from image `start` on."""
+        options = transfer.options(source, meshes.batched(self.mesh), self.data.resident_gb)
+        return pipeline.eval_batches(source, self.data, limit, start=start, **options)
+
+
+def add_flags(p: argparse.ArgumentParser) -> None:
+    """The flags that say which encoder, and which images."""
+    p.add_argument("--checkpoint", required=True, help="workdir, or any file that convert reads")
+    p.add_argument("--data", help="source of images; default: what the workdir was trained on")
+    p.add_argument("--features", choices=FEATURES, default="backbone")
+    p.add_argument("--encoder", choices=ENCODERS, help="default: query")
+    p.add_argument("--image_size", type=int, help="pixels; default: the checkpoint's, or 224")
+    p.add_argument("--crop_share", type=float, help="of the short side that is seen; or 0.875")
+    p.add_argument("--mean", type=numbers(float), default=(), help="per channel, in [0, 1]")
+    p.add_argument("--std", type=numbers(float), default=(), help="per channel")
+    p.add_argument("--batch_size", type=int, help="images over all devices")
+    p.add_argument("--dtype", choices=DTYPES, help="of the computation")
+    p.add_argument("--backend", choices=BACKENDS, default="auto")
+    p.add_argument("--arch", choices=list(ARCHS), help="where the file leaves it open")
+    p.add_argument("--heads", type=int, help="attention heads, where the file leaves them open")
+
+
+def open_flags(flags: argparse.Namespace) -> Embedding:
+    """What the flags name.
+
+    Raises:
+      ValueError: a wrong value; no source of images; images that do not fit the encoder.
+      FileNotFoundError: there is no such checkpoint or source.
+      CheckpointError: the checkpoint cannot be used.
+      RuntimeError: the backend is not there.
+    """
+    meshes.select_backend(flags.backend)
+    encoder = load(
+        flags.checkpoint, encoder=flags.encoder, features=flags.features,
+        image_size=flags.image_size, mean=flags.mean, std=flags.std, dtype=flags.dtype,
+        arch=flags.arch, heads=flags.heads,
+    )  # fmt: skip
+    data = encoder.config.data
+    data.source = flags.data or data.source
+    if not data.source:
+        raise ValueError(f"{flags.checkpoint} does not say which images it has seen: name --data")
+    data.eval_crop_share = flags.crop_share or data.eval_crop_share
+    data.eval_batch_size = flags.batch_size or data.eval_batch_size
+    mesh = meshes.make_mesh()
+    meshes.check_batch("batch_size", data.eval_batch_size, mesh)
+    splits = pipeline.open_data(data)
+    for source in filter(None, splits):
+        if source.channels != encoder.channels:
+            raise ValueError(
+                f"{source.name} has images of {source.channels} channels; the encoder of "
+                f"{flags.checkpoint} takes {encoder.channels}"
+            )
+        pipeline.check(source, data)
+    return Embedding(encoder, data, splits, mesh)
+
+
+def parts_of(splits: Splits, which: str) -> Iterator[tuple[str, Source]]:
+    """The splits 'train', 'test' or 'all' of a source, each with its name.
+
+    Raises:
+      ValueError: there is no test split.
+    """
+    if which == "test" and splits.test is None:
+        raise ValueError(f"{splits.train.name} has no test images: --split=train")
+    for name, source in splits._asdict().items():
+        if source is not None and which in (name, "all"):
+            yield name, source

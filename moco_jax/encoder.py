@@ -1,0 +1,275 @@
+"""An encoder from any checkpoint, with its preprocessing: `moco_jax.load`.
+
+B batch, N images, H W of an image, S the side that the network sees, C channels, F features.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moco_jax import convert
+from moco_jax.checkpoint import checksums_of, compare, named
+from moco_jax.config import DTYPES, ConfigDict, choose
+from moco_jax.convert.contents import ENCODERS, Contents, select
+from moco_jax.convert.formats.ours import spread
+from moco_jax.convert.position import resize
+from moco_jax.data import pipeline
+from moco_jax.data.images import ImageLike, as_list, prepare
+from moco_jax.data.workers import cores
+from moco_jax.errors import CheckpointError, NotFiniteError
+from moco_jax.methods.base import Networks, make_networks
+
+FEATURES = ("backbone", "projection")
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+    """Images in, features out; `moco_jax.load` makes it.
+
+    Attributes:
+      name: the checkpoint, and its step where it is of this package.
+      config: its recipe: network, preprocessing, and what else the checkpoint tells.
+      features: what it gives: 'backbone' or 'projection'.
+      num_features: F.
+      channels: C.
+      mean: per channel, of pixels in [0, 1].
+      std: per channel.
+      batch_size: images that a call computes at a time, at most.
+      params: the networks' parameters and BatchNorm statistics, float32.
+      apply: the pure function (params, images (B, S, S, C) float32 in [0, 1]) -> (B, F) float32,
+        for use under `jax.jit`; it normalizes the images by itself.
+    """
+
+    name: str
+    config: ConfigDict
+    features: str
+    num_features: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    batch_size: int
+    params: Tree
+    apply: Callable[[Tree, jax.Array], jax.Array]
+
+    @property
+    def image_size(self) -> int:
+        """S, pixels."""
+        return self.config.data.image_size
+
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+        """Features of images of any size and number.
+
+        The central part of each is resized to S x S as in evaluation: files and PIL images as
+        folders of images are (on the host by PIL), arrays as array sources are. The last batch
+        is padded to a power of two, so that few programs are compiled.
+
+        Args:
+          images: uint8 array (H, W), (H, W, C) or (N, H, W, C), PIL image, path, or list of such.
+
+        Returns:
+          float32 (N, F), N = 1 for a single image.
+
+        Raises:
+          ValueError: an image is no image, or has other than C channels.
+          NotFiniteError: a feature is NaN or infinite.
+        """
+        found = list(self._batches(as_list(images)))
+        return np.concatenate([np.zeros((0, self.num_features), np.float32), *found])
+
+    def _batches(self, images: Sequence[ImageLike]) -> Iterator[np.ndarray]:
+        """Features of the images, batch by batch; the host prepares the next one meanwhile."""
+        share = self.config.data.eval_crop_share
+        ready = functools.partial(
+            prepare, size=self.image_size, share=share, channels=self.channels
+        )
+        ahead = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+            for start in range(0, len(images), self.batch_size):
+                part = images[start : start + self.batch_size]
+                batch = np.zeros(
+                    (_power_of_two(len(part)), *(self.image_size,) * 2, self.channels), np.float32
+                )
+                for row, image in zip(batch, pool.map(ready, part)):
+                    row[:] = image
+                ahead.append((start, len(part), self._jitted(self.params, batch)))
+                if len(ahead) > 1:
+                    yield _finite(*ahead.popleft())
+        while ahead:
+            yield _finite(*ahead.popleft())
+
+    @functools.cached_property
+    def _jitted(self) -> Callable[[Tree, jax.Array], jax.Array]:
+        return jax.jit(self.apply)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that tell these weights from others."""
+        sums = sorted(checksums_of(named(self.params)).items())
+        return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    encoder: str | None = None,
+    features: str = "backbone",
+    image_size: int | None = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    dtype: str | None = None,
+    batch_size: int = 64,
+    arch: str | None = None,
+    heads: int | None = None,
+) -> Encoder:
+    """An encoder from a checkpoint of any format that `moco_jax.convert` reads.
+
+    Args:
+      path: a workdir, one of its steps, a file, or a folder of transformers.
+      encoder: 'query' (None), which the papers evaluate, or 'key'.
+      features: 'backbone', or 'projection' of the head that pre-training needs.
+      image_size: S, pixels; None: the checkpoint's, or 224.
+      mean: per channel, of pixels in [0, 1]; (): the checkpoint's, or ImageNet's.
+      std: per channel; goes with `mean`.
+      dtype: of the computation: 'float32', 'bfloat16'; None: the checkpoint's, or 'auto'.
+      batch_size: images that a call computes at a time.
+      arch: the architecture, where the file leaves it open; see `moco_jax.convert`.
+      heads: attention heads of a ViT, where the file leaves them open.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      CheckpointError: it cannot be read, or lacks what is asked for.
+      ValueError: an argument is wrong.
+    """
+    choose("features", features, FEATURES)
+    choose("encoder", encoder or "query", ENCODERS)
+    if batch_size < 1 or (image_size is not None and image_size < 1):
+        raise ValueError(f"batch_size={batch_size}, image_size={image_size}: expected at least 1")
+    contents = select(convert.read(path, arch=arch, heads=heads), encoder)
+    if image_size:
+        contents = resize(contents, image_size)
+    config = contents.config.copy_and_resolve_references()
+    config.data.image_size = image_size or config.data.image_size
+    config.model.dtype = choose("dtype", dtype or config.model.dtype, DTYPES)
+    if contents.format != "ours":
+        config.data.source = ""  # the file does not tell
+    config.method.bn_group_size = 0  # statistics of groups are averaged, as in evaluation
+    networks = make_networks(config)._replace(predictor=None)
+    channels = _channels(contents)
+    params = _weights(contents, networks, features, (config.data.image_size,) * 2 + (channels,))
+    mean, std = _statistics(path, config, channels, tuple(mean), tuple(std))
+    apply = _make_apply(networks, features, mean, std)
+    image = jax.ShapeDtypeStruct((1, *(config.data.image_size,) * 2, channels), np.float32)
+    step = f", step {contents.step}" if contents.format == "ours" else ""
+    return Encoder(
+        name=f"{path}{step}",
+        config=config,
+        features=features,
+        num_features=jax.eval_shape(apply, params, image).shape[1],
+        channels=channels,
+        mean=mean,
+        std=std,
+        batch_size=batch_size,
+        params=params,
+        apply=apply,
+    )
+
+
+def untrained(encoder: Encoder, seed: int) -> Encoder:
+    """The same encoder with random weights: what it would be without any training."""
+    networks = make_networks(encoder.config)._replace(predictor=None)
+    image = jnp.zeros((1, *(encoder.image_size,) * 2, encoder.channels))
+    params, stats = jax.jit(networks.init)(jax.random.key(seed), image)
+    tree = {kind: {n: part[n] for n in encoder.params[kind]} for kind, part in
+            {"params": params, "stats": stats}.items()}  # fmt: skip
+    return dataclasses.replace(encoder, name="the same, untrained", params=tree)
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _finite(start: int, count: int, on_device: jax.Array) -> np.ndarray:
+    features = np.asarray(on_device)[:count]
+    finite = np.isfinite(features).all(1)
+    if not finite.all():
+        raise NotFiniteError(start + np.flatnonzero(~finite))
+    return features
+
+
+def _channels(contents: Contents) -> int:
+    """C, from the kernel of the first convolution: the only one that may see so few channels."""
+    kernels = (
+        leaf.shape[2]
+        for name, leaf in contents.leaves.items()
+        if name.startswith("params/backbone/") and leaf.ndim == 4
+    )
+    return min(kernels, default=3)
+
+
+def _weights(
+    contents: Contents, networks: Networks, features: str, image_shape: tuple[int, ...]
+) -> Tree:
+    """Parameters and statistics, each a dict by network, on the default device."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    params, stats = jax.eval_shape(networks.init, jax.random.key(0), image)
+    used = ("backbone", "projector") if features == "projection" else ("backbone",)
+    if features == "projection" and not contents.holds("params/projector/"):
+        raise CheckpointError("there is no projection head in it: features='backbone'")
+    wanted = {
+        "params": {name: params[name] for name in used},
+        "stats": {name: stats[name] for name in used},
+    }
+    leaves = {}
+    for name, leaf in contents.leaves.items():
+        kind, _, rest = name.removeprefix("method_state/").partition("/")
+        if kind in wanted and rest.split("/")[0] in used and not rest.endswith("/count"):
+            leaves[f"{kind}/{rest}"] = spread(leaf, 1) if kind == "stats" else leaf
+    if lines := compare(leaves, named(wanted)):
+        raise CheckpointError("the checkpoint does not fit its config:\n" + "\n".join(lines[:20]))
+    return jax.tree.unflatten(
+        jax.tree.structure(wanted), [jnp.asarray(leaves[name]) for name in named(wanted)]
+    )
+
+
+def _statistics(
+    path: str | os.PathLike,
+    config: ConfigDict,
+    channels: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the channels: those given, the config's, or ImageNet's."""
+    if not mean and not std:
+        mean, std = tuple(config.data.mean), tuple(config.data.std)
+    if not mean and not std and channels == 3:
+        mean, std = pipeline.IMAGENET
+    if not len(mean) == len(std) == channels or min(std) <= 0:
+        raise ValueError(
+            f"{path}: mean={mean}, std={std}; expected {channels} numbers in each, std above 0"
+        )
+    return mean, std
+
+
+def _make_apply(
+    networks: Networks, features: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[[Tree, jax.Array], jax.Array]:
+    center, scale = (np.array(x, np.float32).reshape(1, 1, 1, -1) for x in (mean, std))
+
+    def apply(params: Tree, images: jax.Array) -> jax.Array:
+        run = functools.partial(networks.apply, params=params["params"], stats=params["stats"])
+        y, _ = run("backbone", x=(images - center) / scale, train=False)
+        if features == "projection":
+            y, _ = run("projector", x=y, train=False)
+        return y.astype(jnp.float32)
+
+    return apply

@@ -1,0 +1,102 @@
+"""The command: python -m moco_jax.knn --checkpoint=... [--data=SOURCE] [--k=20,200].
+
+Measures kNN of a checkpoint's features, and beside it that of the same network untrained and of raw
+pixels. The table is printed; `results.json` gets it too. Exit codes: 0 done, 2 wrong input.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+from moco_jax.commandline import guarded, numbers, set_up_logging
+from moco_jax.convert.formats.ours import is_ours
+from moco_jax.embedding import Embedding, add_flags, open_flags
+from moco_jax.encoder import untrained
+from moco_jax.errors import NotFiniteError
+from moco_jax.evals import knn
+from moco_jax.evals.features import Encode, make_pixels
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = argparse.ArgumentParser(prog="python -m moco_jax.knn", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add_flags(p)
+    p.add_argument("--k", type=numbers(int), help="neighbours: 20,200 for example")
+    p.add_argument("--temperature", type=numbers(float), help="0.07,0.1 for example")
+    p.add_argument("--max_train", type=int, help="images of the bank, evenly spaced; 0: all")
+    p.add_argument("--max_test", type=int, help="queries, evenly spaced; 0: all")
+    p.add_argument("--floors", action=argparse.BooleanOptionalAction, default=True,
+                   help="also the untrained network and raw pixels")  # fmt: skip
+    p.add_argument("--out", type=pathlib.Path, help="folder of results.json; default: the workdir, "
+                   "or where the file lies")  # fmt: skip
+    return p
+
+
+def options(flags: argparse.Namespace, config: ConfigDict) -> ConfigDict:
+    """`config.knn` of the checkpoint, with what the flags override."""
+    c = config.knn
+    if flags.k:
+        c.k, c.ks = flags.k[0], flags.k[1:]
+    if flags.temperature:
+        c.temperature, c.temperatures = flags.temperature[0], flags.temperature[1:]
+    for name in ("max_train", "max_test"):
+        value = getattr(flags, name)
+        c[name] = c[name] if value is None else value
+    c.features = flags.features
+    knn.pairs_of(c)  # refuses what is wrong before anything is computed
+    return c
+
+
+def contestants(e: Embedding, floors: bool) -> Iterator[tuple[str, str, Encode]]:
+    """What is measured: name, which features, function from batch to features."""
+    source, seed = e.splits.train, e.encoder.config.seed
+    yield e.encoder.name, e.encoder.features, e.encode(source)
+    if floors:
+        random = untrained(e.encoder, seed)
+        yield f"{e.encoder.name}, untrained", random.features, e.encode(source, random)
+        yield "raw pixels", "pixels", make_pixels(source, e.data)
+
+
+def folder_of(checkpoint: str) -> pathlib.Path:
+    """Where results of a checkpoint go: its workdir, or the folder that it is in."""
+    path = pathlib.Path(checkpoint).absolute()
+    if (path / "state").is_dir():
+        return path.parents[1]
+    return path if path.is_dir() and is_ours(path) else path.parent
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Measures, prints and saves."""
+    e = open_flags(flags)
+    c, folder = options(flags, e.encoder.config), flags.out or folder_of(flags.checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, features, encode in contestants(e, flags.floors):
+        try:
+            outcome = knn.evaluate(encode, e.splits, e.batches, c, e.mesh)
+        except NotFiniteError as error:
+            raise ValueError(f"{name} gives {error}") from error
+        knn.save(folder, outcome, encoder=name, features=features, seed=e.encoder.config.seed)
+        print(f"{name}: {outcome.examples} images of {outcome.split}, bank of {outcome.bank}")
+        print("\n".join(map(row, outcome.scores)), flush=True)
+    print(f"Results in {folder / 'results.json'}")
+
+
+def row(score: knn.Score) -> str:
+    """A line of the table."""
+    top5 = "" if score.top5 is None else f"  top-5 {score.top5:6.1%}"
+    return f"  k {score.k:4}  T {score.temperature:<5g}  top-1 {score.top1:6.1%}{top5}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    flags = parser().parse_args(argv)
+    return guarded(lambda: run(flags))
+
+
+if __name__ == "__main__":
+    set_up_logging()
+    sys.exit(main())
