@@ -16,7 +16,7 @@ COLOURS = (
 )  # fmt: skip
 _DASHES = ("solid", "dot", "dashdot", "longdashdot")
 _POINTS = 2000  # of a curve that are drawn
-_MARKED = 60  # a curve of at most so many points shows each
+_MARKED = 25  # a curve of at most so many points shows each
 _NOT_DRAWN = ("step", "epoch", "skipped", "skipped_in_a_row")
 _ACCURACIES = {
     rank: re.compile(rf"(^|_){name}(_|/|$)")
@@ -148,7 +148,7 @@ def figure(group: Group, runs: Sequence[Run]) -> Figure:
         data += [trace for trace in traces if trace]
     y = {"title": {"text": escape(group.unit)}, "automargin": True}
     if group.log:
-        y |= {"type": "log", "exponentformat": "power", "dtick": 1}
+        y |= {"type": "log", "tickformat": ".3~g", "nticks": 3}
     if group.share:
         y |= {"tickformat": ".3~%"}
     if group.share or group.bounded:

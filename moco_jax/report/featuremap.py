@@ -1,7 +1,7 @@
 """The map of features as a plotly figure, coloured by label."""
 
 from html import escape
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,15 +55,9 @@ def figure(pictures: dict[str, np.ndarray]) -> tuple[Figure, list[Class]]:
     points, index = pictures["map"], pictures["map_index"]
     entries = classes(pictures["map_labels"], pictures["class_names"])
     data = [_trace(entry, points[rows], index[rows]) for entry, rows in entries]
-    axis: dict[str, Any] = {
-        "showticklabels": False,
-        "showgrid": False,
-        "zeroline": False,
-        "title": {"text": ""},
-    }
     layout = {
-        "xaxis": axis,
-        "yaxis": axis | {"scaleanchor": "x"},
+        "xaxis": {"visible": False},
+        "yaxis": {"visible": False, "scaleanchor": "x"},
         "hovermode": "closest",
         "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
     }

@@ -50,7 +50,7 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"value": _value, "breakable": _breakable}
+    environment.filters |= {"value": _value, "breakable": _breakable, "flat": options.flat}
     return environment.get_template("page.html")
 
 
@@ -118,7 +118,7 @@ def _changes(config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Options that differ from the defaults: name -> (value, default)."""
     known = options.flat(options.as_json(options.default()))
     return {
-        name: (value, known.get(name, ""))
+        name: (value, known.get(name))
         for name, value in options.flat(config).items()
         if name not in known or value != known[name]
     }
@@ -128,7 +128,7 @@ def _differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Options that differ between the runs: name -> each run's value."""
     flat = [options.flat(run.config) for run in runs]
     names = sorted(set().union(*flat))
-    columns = {name: [config.get(name, "") for config in flat] for name in names}
+    columns = {name: [config.get(name) for config in flat] for name in names}
     return {name: values for name, values in columns.items() if values != values[:1] * len(runs)}
 
 
@@ -175,11 +175,11 @@ def _breakable(name: str) -> Markup:
 
 
 def _value(value: Any) -> str:
-    """A value as the tables show it."""
+    """A value as the tables show it; None is an option that there was not."""
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str):
         return value or '""'
-    if isinstance(value, dict):
-        return ", ".join(f"{name} = {_value(inner)}" for name, inner in value.items())
     return json.dumps(value)

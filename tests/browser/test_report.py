@@ -51,6 +51,7 @@ DRAWN = """
 return [...document.querySelectorAll(".plot")].map((plot) => ({
   id: plot.id, points: (plot.data || []).map((trace) => trace.x.length),
   traces: plot.querySelectorAll("svg .scatterlayer .trace").length,
+  width: plot.clientWidth,
 }));
 """
 
@@ -122,6 +123,7 @@ def check(browser, path, plots, images, name):
         assert len(drawn) == plots
         for plot in drawn:
             assert plot["points"], plot
+            assert plot["width"] > 340, plot
             assert plot["traces"] == len(plot["points"]), plot
         widths = script("return [...document.images].map((i) => i.complete && i.naturalWidth)")
         assert len(widths) == images
@@ -172,6 +174,12 @@ def test_runs_compared_and_switched_off(browser, full, tmp_path):
     browser.find_element(By.CSS_SELECTOR, "[data-axis=epoch]").click()
     x = browser.execute_script("return document.getElementById('chart0').data[0].x")
     assert x == [row["epoch"] for row in runs.rows()[1:]]
+
+
+def test_one_of_two_runs_has_pictures(browser, full, tmp_path):
+    plain = runs.write_run(tmp_path / "plain", facts=False)
+    path = report.compare([full, plain], tmp_path / "compared.html")
+    check(browser, path, 12, 8 * 3 + 8 * 9, "two")
 
 
 def test_hover_shows_values_and_names_as_text(browser, full):
