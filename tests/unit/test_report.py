@@ -1,6 +1,8 @@
 """The report without a browser: what is in the file, and that it never fails a run."""
 
+import base64
 import html.parser
+import io
 import json
 import logging
 import os
@@ -12,11 +14,13 @@ import jax
 import numpy as np
 import plotly.graph_objects
 import pytest
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from moco_jax import config, metrics, report
+from moco_jax import config, experiment, metrics, report
 from moco_jax.report import curves, featuremap, page, pictures, rundir
 from tests import runs
+from tests.tiny import tiny_config, write_npz
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 ADDRESS = {"src", "href", "action", "data", "poster", "srcset", "xlink:href"}
@@ -276,6 +280,32 @@ class TestPictures:
         with pytest.raises(ValueError, match="3 images are too few"):
             pictures.embed(x[:3], 0)
 
+    def test_come_from_the_images_whose_features_they_show(self, tmp_path):
+        """Files of which one cannot be read: rows of features are not those of the files."""
+        for i in range(20):
+            image = np.full((70, 80, 3), 12 * i, np.uint8)
+            (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+            Image.fromarray(image).save(tmp_path / "ab"[i % 2] / f"{i:02}.png")
+        (tmp_path / "a" / "02.png").write_bytes(b"none")
+        c = tiny_config("v3", f"folder:{tmp_path}")
+        c.data.update(batch_size=8, eval_batch_size=8, image_size=16, max_bad_share=0.5)
+        x = experiment.build(c)
+        found = pictures.collect(x, lambda batch: batch["image"][:, 0, 0].astype(np.float32) + 1)
+        assert len(found["map"]) == 19
+        assert sorted(found["map_index"].tolist()) == [0, *range(2, 20)]
+        assert found["class_names"].tolist() == ["a", "b"]
+        even = found["queries"][:, 0, 0, 0] // 12 % 2 == 0
+        np.testing.assert_array_equal(even, found["query_labels"] == 0)
+        assert found["neighbours"].shape == (8, 8, 16, 16, 3)
+        assert found["views"].shape == (8, 3, 16, 16, 3)
+
+    def test_without_features_leave_the_views(self, tmp_path, caplog):
+        x = experiment.build(tiny_config("v3", write_npz(tmp_path / "x.npz", channels=5)))
+        found = pictures.collect(x, lambda batch: np.full((16, 3), np.nan, np.float32))
+        assert found["views"].shape == (8, 3, 12, 12, 3)
+        assert "map" not in found
+        assert "No features in the report: NotFiniteError" in caplog.text
+
     def test_legend_names_the_most_frequent_classes(self):
         labels = np.repeat(np.arange(15), np.arange(1, 16))
         entries = featuremap.classes(labels, np.array([], np.str_))
@@ -286,11 +316,6 @@ class TestPictures:
         assert (entry.name, len(rows)) == ("no labels", 4)
 
     def test_large_pictures_become_smaller_and_small_ones_stay_exact(self):
-        import base64
-        import io
-
-        from PIL import Image
-
         image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
         kind, data = page.data_uri(image).split(",")
         assert kind == "data:image/png;base64"
