@@ -25,6 +25,8 @@ INIT_PARTS = ("all", "weights", "backbone")
 
 # What decides the numbers of a run: a checkpoint made under other values is not continued.
 IDENTITY = ("seed", "epochs", "model", "method", "optim", "data")
+# ... and of supervised training, which is about the network that it starts from.
+SUPERVISED_IDENTITY = ("init", "init_part", "supervised")
 # ... except these, which change speed or safety and never the samples.
 NOT_IDENTITY = (
     "data.threads",
@@ -69,6 +71,12 @@ def view(**overrides: Any) -> ConfigDict:
     return c.lock()
 
 
+def views_of(config: ConfigDict) -> tuple[ConfigDict, ...]:
+    """The recipes of the views that the method sees: two, or with labels one."""
+    d = config.data
+    return (d.view1,) if config.method.name == "supervised" else (d.view1, d.view2)
+
+
 def mlp(**overrides: Any) -> ConfigDict:
     """A projection or prediction head; `layers=0` means none."""
     c = ConfigDict()
@@ -96,10 +104,11 @@ def default() -> ConfigDict:
 
     c.data = d = ConfigDict()
     d.source = "tfds:imagenet2012"  # embedded, folder:PATH, npz:PATH, hf:NAME_OR_PATH, tfds:NAME
+    d.label_share = 1.0  # of the training images of each class, at least one; 1: all, or unlabelled
     d.batch_size = 256  # images over ALL devices and hosts
     d.image_size = 224  # pixels, of the square views
     d.view1 = view()
-    d.view2 = view()
+    d.view2 = view()  # supervised training has one view, the first
     d.mean = ()  # per channel, of pixels in [0, 1]; (): ImageNet's for colour, else measured
     d.std = ()
     d.eval_crop_share = 0.875  # central share of the short side that evaluation sees: 224/256
@@ -114,7 +123,7 @@ def default() -> ConfigDict:
     d.cache_dir = ""  # of folder indices; "": $XDG_CACHE_HOME/moco_jax or ~/.cache/moco_jax
 
     c.model = m = ConfigDict()
-    m.name = "resnet50"  # resnet18..152, vit_tiny, vit_small, vit_base, vit_large, vit_huge
+    m.name = "resnet50"  # resnet18..152, vit_tiny, vit_small, vit_base, vit_large, vit_huge, pixels
     m.dtype = "auto"  # of the computation: bfloat16 on GPU and TPU, float32 on CPU
     m.remat = "none"  # compute again for the gradient, per block: "products": all else; "full"
     m.resnet = r = ConfigDict()
@@ -135,7 +144,7 @@ def default() -> ConfigDict:
     v.drop_path = 0.0  # stochastic depth: share of images that the last block's branches leave out
 
     c.method = t = ConfigDict()
-    t.name = "moco"  # moco: v1 and v2, with a queue; moco_v3
+    t.name = "moco"  # moco: v1 and v2, with a queue; moco_v3; supervised: probe and fine-tuning
     t.temperature = 0.2
     t.ema = 0.999  # m, the share of itself that the key encoder keeps in a step
     t.ema_schedule = "constant"  # cosine: from `ema` to 1 over the run (BYOL's and v3's)
@@ -151,6 +160,19 @@ def default() -> ConfigDict:
     c.mesh = e = ConfigDict()  # changes memory and speed; the numbers only by rounding
     e.fsdp = 1  # devices over which parameters and optimizer state are split; divides all devices
     e.shard_queue = False  # split the queue over all devices, by rows
+
+    c.supervised = s = ConfigDict()
+    s.train_backbone = False  # fine-tuning; False: linear probe, the backbone in evaluation mode
+    s.augment = True  # False: features of the training images as evaluation sees them, made once
+    s.lrs = ()  # rates that a probe sweeps at once beside optim.base_lr, in the same unit
+    s.batch_norm = False  # sweep each rate also on features after BatchNorm without scale, offset
+    s.held_out = 0.01  # share of the training images that chooses among several heads
+    s.label_smoothing = 0.0  # share of a target that is spread over all classes (1512.00567)
+    s.mixup = 0.0  # a of Beta(a, a), of which images are mixed (1710.09412); 0: none
+    s.cutmix = 0.0  # the same for boxes cut out of another image (1905.04899)
+    s.mix_p = 1.0  # probability that a batch is mixed at all
+    s.cutmix_p = 0.5  # probability of cutmix rather than mixup, where both are on
+    s.every_epochs = 10.0  # test accuracy; 0: at the end only
 
     c.optim = o = ConfigDict()
     o.name = "sgd"  # lars, lamb, adamw
@@ -220,7 +242,9 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def identity(config: dict[str, Any]) -> list[str]:
     """The lines of a config, `name = value`, that decide a run's numbers."""
-    options = flat({name: config.get(name) for name in IDENTITY})
+    supervised = config["method"]["name"] == "supervised"
+    names = IDENTITY + SUPERVISED_IDENTITY * supervised
+    options = flat({name: config.get(name) for name in names})
     return [f"{name} = {value!r}" for name, value in options.items() if name not in NOT_IDENTITY]
 
 

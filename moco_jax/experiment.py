@@ -10,22 +10,35 @@ import optax
 from clu import parameter_overview
 
 from moco_jax import mesh as meshes
-from moco_jax.config import ConfigDict, as_json
-from moco_jax.data import augment, pipeline, transfer
+from moco_jax.config import ConfigDict, as_json, views_of
+from moco_jax.data import augment, pipeline, subset, transfer
 from moco_jax.data.source import Source, Splits
 from moco_jax.evals import features
+from moco_jax.evals.accuracy import Accuracy, accuracy
 from moco_jax.evals.knn import KnnMonitor
 from moco_jax.methods import Method, make_method
 from moco_jax.methods.base import check_accumulate
 from moco_jax.methods.moco import warn_about_queue
-from moco_jax.optim import describe_optimizer, make_optimizer, make_schedule, parameter_groups
+from moco_jax.optim import (
+    describe_optimizer,
+    make_heads_optimizer,
+    make_optimizer,
+    make_schedule,
+    one_head,
+    parameter_groups,
+)
 from moco_jax.step import TrainState, init_state, make_train_step
 
 log = logging.getLogger(__name__)
 
 
 class Experiment(NamedTuple):
-    """Everything a config stands for; `build` makes it."""
+    """Everything a config stands for; `build` makes it.
+
+    Attributes:
+      held_out: training images that are not trained on, to choose among heads; or None.
+      frozen: tree of bool over the parameters.
+    """
 
     config: ConfigDict
     mesh: jax.sharding.Mesh
@@ -38,6 +51,7 @@ class Experiment(NamedTuple):
     frozen: Any
     steps: int
     steps_per_epoch: float
+    held_out: Source | None = None
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -54,27 +68,64 @@ def build(config: ConfigDict) -> Experiment:
     meshes.check_batch("data.batch_size", d.batch_size, mesh)
     meshes.check_batch("data.eval_batch_size", d.eval_batch_size, mesh)
     data = pipeline.open_data(d)
-    pipeline.check(data.train, d, d.batch_size)
+    pipeline.check(data.train, d)
     if data.test:
         pipeline.check(data.test, d)
-    warn_about_queue(config, len(data.train))
     mean, std = pipeline.channel_stats(data.train, d)
+    data, held_out = _parts(config, data)
+    warn_about_queue(config, len(data.train))
     steps_per_epoch = len(data.train) / d.batch_size
     steps = max(1, round(config.epochs * steps_per_epoch))
-    views = augment.make_views((d.view1, d.view2), d.image_size, mean, std, config.seed)
+    views = augment.make_views(views_of(config), d.image_size, mean, std, config.seed)
+    if on_features(config):
+        views = lambda batch, which: batch["image"]  # noqa: E731
     shape = (d.image_size, d.image_size, data.train.channels)
-    method = make_method(config, shape, views, steps)
+    method = make_method(config, shape, views, steps, subset.count_classes(data.train))
     check_accumulate(config, mesh.size)
     schedule = make_schedule(config.optim, d.batch_size, steps, steps_per_epoch)
     params, _ = jax.eval_shape(method.init, jax.random.key(config.seed))
-    tx = make_optimizer(config.optim, params, schedule, method.layers)
-    groups = parameter_groups(config.optim, params)
-    frozen = jax.tree.map(lambda group: group == "frozen", groups)
+    tx, frozen = _optimizer(config.optim, method, params, schedule)
     x = Experiment(
-        config, mesh, data, mean, std, method, tx, schedule, frozen, steps, steps_per_epoch
-    )
+        config, mesh, data, mean, std, method, tx, schedule, frozen, steps, steps_per_epoch,
+        held_out,
+    )  # fmt: skip
     state_shardings(x)  # refuses what cannot lie on the mesh
     return x
+
+
+def _parts(config: ConfigDict, data: Splits) -> tuple[Splits, Source | None]:
+    """The images that are trained on and tested on, and those held out of training, if any."""
+    s, batch_size = config.supervised, config.data.batch_size
+    train, held_out = subset.label_share(data.train, config.data.label_share, config.seed), None
+    if config.method.name == "supervised":
+        for part, what in ((data.train, "training"), (data.test, "test")):
+            if part is None or not part.labelled:
+                raise ValueError(f"method.name='supervised' needs labelled {what} images; "
+                                 f"{data.train.name} has none")  # fmt: skip
+        if not s.train_backbone and (s.lrs or s.batch_norm):
+            train, held_out = subset.hold_out(train, s.held_out, config.seed)
+    pipeline.check(train, config.data, batch_size)
+    return data._replace(train=train), held_out
+
+
+def _optimizer(
+    optim: ConfigDict, method: Method, params: Any, schedule: optax.Schedule
+) -> tuple[optax.GradientTransformation, Any]:
+    """The optimizer, and the tree of bool that says which parameters it leaves alone."""
+    if method.heads:
+        frozen = {
+            name: jax.tree.map(lambda _, here=name: here != "classifier", part)
+            for name, part in params.items()
+        }
+        return make_heads_optimizer(optim, params, schedule, method.heads), frozen
+    groups = parameter_groups(optim, params)
+    frozen = jax.tree.map(lambda group: group == "frozen", groups)
+    return make_optimizer(optim, params, schedule, method.layers), frozen
+
+
+def on_features(config: ConfigDict) -> bool:
+    """Whether a probe trains on features that are made once, not on images."""
+    return config.method.name == "supervised" and not config.supervised.augment
 
 
 def recorded(x: Experiment) -> dict[str, Any]:
@@ -130,7 +181,9 @@ def _state_shapes(x: Experiment) -> TrainState:
 def train_batches(x: Experiment, start: int) -> pipeline.Prefetcher:
     """Training batches on the mesh from position `start` on."""
     source, c = x.data.train, x.config
-    return pipeline.train_batches(source, c.data, c.seed, start, **_transfer(x, source))
+    return pipeline.train_batches(
+        source, c.data, c.seed, start, views=len(views_of(c)), **_transfer(x, source)
+    )
 
 
 def eval_batches(x: Experiment, source: Source, limit: int = 0) -> pipeline.Prefetcher:
@@ -149,16 +202,39 @@ def make_monitor(x: Experiment) -> KnnMonitor:
 
 def make_encode(x: Experiment) -> Callable[[TrainState, dict[str, jax.Array]], jax.Array]:
     """The jitted function from state and evaluation batch to the features of `knn.features`."""
-    d, which = x.config.data, ("backbone", "projection").index(x.config.knn.features)
+    which = ("backbone", "projection").index(x.config.knn.features)
 
     def encode(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
-        cropped = x.data.train.image_shape is None
-        images = augment.eval_view(
-            batch, d.image_size, d.eval_crop_share, x.mean, x.std, cropped=cropped
-        )
-        return x.method.encode(state.params, state.method_state, images)[which]
+        return x.method.encode(state.params, state.method_state, eval_images(x, batch))[which]
 
     return jax.jit(meshes.inside(x.mesh, encode))
+
+
+def eval_images(x: Experiment, batch: dict[str, jax.Array]) -> jax.Array:
+    """What evaluation sees of a batch: (B, S, S, C) float32, normalized."""
+    d, cropped = x.config.data, x.data.train.image_shape is None
+    return augment.eval_view(batch, d.image_size, d.eval_crop_share, x.mean, x.std, cropped=cropped)
+
+
+def make_accuracy(x: Experiment) -> Callable[..., Accuracy]:
+    """The function (state, source, limit=0) -> the accuracy of each head.
+
+    The source has images, or their features already.
+    """
+
+    def predict(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
+        features = batch["image"]
+        if features.ndim > 2:
+            images = eval_images(x, batch)
+            features, _ = x.method.encode(state.params, state.method_state, images)
+        return x.method.classify(state.params, state.method_state, features)
+
+    predict = jax.jit(meshes.inside(x.mesh, predict))
+
+    def measure(state: TrainState, source: Source, limit: int = 0) -> Accuracy:
+        return accuracy(partial(predict, state), eval_batches(x, source, limit))
+
+    return measure
 
 
 def make_pixels(x: Experiment) -> Callable[[dict[str, jax.Array]], jax.Array]:
@@ -175,13 +251,12 @@ def describe(x: Experiment) -> None:
              train.channels, ", labelled" if train.labelled else "",
              f", {len(test)} test images" if test else "")  # fmt: skip
     log.info(
-        "Recipe: %s, %s, %s, batch %d over all devices, learning rate %g (%g x %d / 256), "
-        "tau %g, m %g %s, seed %d",
-        c.method.name, c.model.name, c.optim.name, c.data.batch_size,
-        c.optim.base_lr * c.data.batch_size / 256, c.optim.base_lr, c.data.batch_size,
-        c.method.temperature, c.method.ema, c.method.ema_schedule, c.seed,
+        "Recipe: %s (%s), %s, %s, batch %d over all devices, learning rate %g (%g x %d / 256), "
+        "seed %d",
+        c.method.name, x.method.recipe, c.model.name, c.optim.name, c.data.batch_size,
+        c.optim.base_lr * c.data.batch_size / 256, c.optim.base_lr, c.data.batch_size, c.seed,
     )  # fmt: skip
-    for number, view in enumerate((c.data.view1, c.data.view2), 1):
+    for number, view in enumerate(views_of(c), 1):
         skipped = augment.skipped_operations(view, train.channels)
         if skipped:
             log.info(
@@ -191,6 +266,9 @@ def describe(x: Experiment) -> None:
     params, _ = jax.eval_shape(x.method.init, jax.random.key(0))
     table = parameter_overview.get_parameter_overview(params, include_stats=False)
     log.info("Parameters of the online network:\n%s", table)
+    if x.method.heads:
+        log.info("Trained: a classifier with %d heads, each like this one:", len(x.method.heads))
+        params = one_head(params)
     for line in describe_optimizer(c.optim, params, x.method.layers):
         log.info("%s", line)
     log.info(

@@ -12,7 +12,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 FILE = "metrics.jsonl"
-_KNN = {"knn_top1": "kNN", "knn_top1_raw": "kNN of raw pixels"}
+# What the terminal shows of a row, in this order.
+_SHOWN = {
+    "epoch": "epoch {:.2f}",
+    "loss": "loss {:.3f}",
+    "loss_chance": "(chance {:.3f})",
+    "contrast_top1": "top-1 {:.1%}",
+    "train_top1": "train top-1 {:.1%}",
+    "feature_std": "std {:.2f}",
+    "learning_rate": "lr {:.3g}",
+    "images_per_second": "{:.0f} images/s",
+    "input_wait": "input wait {:.0%}",
+}
+# Evaluations: a line that has one of them stays.
+_MEASURED = {
+    "knn_top1": "kNN {:.1%}",
+    "knn_top1_raw": "kNN of raw pixels {:.1%}",
+    "test_top1": "test top-1 {:.1%}",
+}
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -89,17 +106,7 @@ class Progress:
     def show(self, row: dict[str, Any]) -> None:
         """Shows a row of metrics."""
         step, parts = row["step"], [f"step {row['step']}/{self._total}"]
-        if "loss" in row:
-            parts += [
-                f"epoch {row['epoch']:.2f}",
-                f"loss {row['loss']:.3f} (chance {row['loss_chance']:.3f})",
-                f"top-1 {row['contrast_top1']:.1%}",
-                f"std {row['feature_std']:.2f}",
-                f"lr {row['learning_rate']:.3g}",
-                f"{row['images_per_second']:.0f} images/s",
-                f"input wait {row['input_wait']:.0%}",
-            ]
-        parts += [f"{t} {row[k]:.1%}" for k, t in _KNN.items() if k in row]
+        parts += [t.format(row[k]) for k, t in (_SHOWN | _MEASURED).items() if k in row]
         now = time.monotonic()
         if self._start:
             since, first = self._start
@@ -108,7 +115,7 @@ class Progress:
         elif "loss" in row:  # compilation is behind
             self._start = now, step
         text = "  ".join(parts)
-        stays = not self._live or any(k in row for k in _KNN)
+        stays = not self._live or any(k in row for k in _MEASURED)
         if self._live:
             text = "\r\x1b[K" + (text if stays else text[: shutil.get_terminal_size().columns - 1])
         print(text, end="\n" if stays else "", file=sys.stderr, flush=True)

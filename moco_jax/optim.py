@@ -123,6 +123,46 @@ def layer_scales(optim: ConfigDict, params: Any, layers: Sequence[str]) -> Any:
     return jax.tree_util.tree_map_with_path(scale, params)
 
 
+def make_heads_optimizer(
+    optim: ConfigDict, params: Any, schedule: optax.Schedule, heads: Sequence[float]
+) -> optax.GradientTransformation:
+    """Builds the optimizer of many classifiers on one backbone, which is not trained.
+
+    Each head gets what `make_optimizer` would give it alone, its own clipping and trust ratios
+    included.
+
+    Args:
+      optim: `config.optim`.
+      params: 'classifier', each leaf with a leading axis of heads; all else has no optimizer state.
+      schedule: step -> learning rate.
+      heads: learning rate of each head, as a multiple of the schedule's.
+    """
+    inner = make_optimizer(optim, one_head(params), schedule)
+    multiples = jnp.array(heads, jnp.float32)
+
+    def classifier(tree: Any) -> Any:
+        return {"classifier": tree["classifier"]}
+
+    def init(params: Any) -> Any:
+        return jax.vmap(inner.init)(classifier(params))
+
+    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        updates, state = jax.vmap(inner.update)(classifier(grads), state, classifier(params))
+        updates = jax.vmap(optax.tree.scale)(multiples, updates)
+        return optax.tree.zeros_like(grads) | updates, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def one_head(params: Any) -> Any:
+    """The shapes of one head of `params['classifier']`, under that name."""
+    return {
+        "classifier": jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params["classifier"]
+        )
+    }
+
+
 def parameter_groups(optim: ConfigDict, params: Any) -> Any:
     """The tree of `params` with 'regular', 'excluded' or 'frozen' for each leaf.
 

@@ -92,7 +92,7 @@ def make_train_step(
         held = state._replace(skipped=state.skipped + 1)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         new_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), done, held)
-        metrics |= {
+        metrics = {
             "loss": loss,
             "learning_rate": learning_rate(state.step),
             "grad_norm": grad_norm,
@@ -100,7 +100,7 @@ def make_train_step(
             "grad_norm_last": optax.global_norm(at(grads, trained[-1])),
             "skipped": new_state.skipped[0],
             "skipped_in_a_row": new_state.skipped[1],
-        }
+        } | metrics  # a method that adds up the losses of many heads shows one of them
         return new_state, metrics
 
     return train_step

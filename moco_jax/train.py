@@ -16,6 +16,7 @@ import numpy as np
 
 from moco_jax import metrics as metric_files
 from moco_jax import report as reports
+from moco_jax import results
 from moco_jax.checkpoint import Checkpoints
 from moco_jax.config import ConfigDict, refuse_changes
 from moco_jax.convert.start import first_state
@@ -26,8 +27,6 @@ from moco_jax.experiment import (
     build,
     describe,
     make_encode,
-    make_monitor,
-    make_pixels,
     make_step,
     recorded,
     train_batches,
@@ -35,6 +34,7 @@ from moco_jax.experiment import (
 from moco_jax.interrupt import stop_requested
 from moco_jax.line import Line
 from moco_jax.step import TrainState
+from moco_jax.watch import TITLES, describe_result, make_watches, with_features
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
             stop_requested(line) as stop,
         ):
             try:
-                state, finished = _loop(x, state, start, path, checkpoints, encode, report, stop)
+                on = with_features(x, state, path)
+                state, finished = _loop(on, state, start, path, checkpoints, encode, report, stop)
             except TrainingDivergedError as error:
                 reports.conclude(path, x, "diverged", message=str(error))
                 raise
@@ -117,12 +118,11 @@ def _loop(
     stop: Callable[[int], bool],
 ) -> tuple[TrainState, bool]:
     """Steps `start` + 1 to the last; the state, and False when a signal ended them early."""
-    c, monitor = x.config, make_monitor(x)
-    knn_every = c.knn.every_epochs * x.steps_per_epoch
+    c, watches = x.config, make_watches(x, path, encode)
     if start == 0:
         row = {"step": 0, "epoch": 0.0}
-        row |= monitor.measure("knn_top1_raw", make_pixels(x))
-        row |= monitor.measure("knn_top1", partial(encode, state))
+        for watch in watches:
+            row |= watch.measure(state, 0)
         report(row)
     if start >= x.steps:
         return state, True
@@ -137,10 +137,11 @@ def _loop(
             if last or stopping or position % c.log.every_steps == 0:
                 row = interval.row(c.data.batch_size)
                 row["loss_chance"] = x.method.chance_loss
-            if last or (knn_every and position // knn_every > (position - 1) // knn_every):
+            if due := [watch for watch in watches if last or watch.is_due(position)]:
                 jax.block_until_ready(state)
                 with interval.pause():
-                    row |= monitor.measure("knn_top1", partial(encode, state))
+                    for watch in due:
+                        row |= watch.measure(state, position)
             if row:
                 row = {"step": position, "epoch": position / x.steps_per_epoch} | row
                 report(row)
@@ -152,8 +153,6 @@ def _loop(
                 break
             batch = batches.get(interval.busy)
     checkpoints.wait()
-    if last:
-        monitor.save(path, position, c.seed)
     return state, last
 
 
@@ -245,6 +244,7 @@ def summary(workdir: pathlib.Path) -> str:
                 f"raw pixels {knn[0]['knn_top1_raw']:.1%})"
             )
         lines.append(text)
+    lines += [describe_result(r) for r in results.read(workdir) if r["evaluation"] in TITLES]
     names = (reports.FILE, metric_files.FILE, "tensorboard", "checkpoints", "config.json")
     there = (name for name in names if (workdir / name).exists())
     lines.append(f"Results in {workdir}: {', '.join(there)}")

@@ -49,3 +49,16 @@ def tiny_config(method: str, source: str):
     c.log.update(every_steps=5, tensorboard=False)
     c.checkpoint.update(every_steps=6)
     return c
+
+
+def probe_config(source: str):
+    """A linear probe of v1's network in `tiny_config`, 20 steps."""
+    c = tiny_config("v1", source)
+    c.method.update(name="supervised", bn_group_size=0)
+    c.init_part = "backbone"
+    for view in (c.data.view1, c.data.view2):
+        view.order = ("flip",)
+    c.knn.every_epochs = 0.0
+    c.optim.update(base_lr=3.0, schedule="cosine", weight_decay=0.0)
+    c.supervised.every_epochs = 2.0
+    return c

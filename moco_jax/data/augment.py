@@ -184,7 +184,7 @@ def make_views(
     """Builds the function that augments a training batch.
 
     Args:
-        views: the recipes of the two views.
+        views: the recipes of the V views.
         image_size: S, pixels.
         mean: per channel, of pixels in [0, 1].
         std: per channel.
@@ -192,8 +192,8 @@ def make_views(
             on the place in the batch, the size of the batch or the number of devices.
 
     Returns:
-        A function of a batch and `which` (0 or 1, static). The batch holds `image`, uint8
-        (B, 2, S, S, C) with both views cropped already, or uint8 (B, H, W, C) to be cropped here;
+        A function of a batch and `which` (below V, static). The batch holds `image`, uint8
+        (B, V, S, S, C) with all V views cropped already, or uint8 (B, H, W, C) to be cropped here;
         `epoch` and `index`, int32 (B,). It gives float32 (B, S, S, C), normalized.
 
     Raises:

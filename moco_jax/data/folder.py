@@ -136,7 +136,12 @@ def _source(images: Index, train: Index | None = None) -> EncodedSource:
         item_name=images.path,
         labelled=numbers is not None,
         class_names=train.class_names if numbers is not None else (),
+        read_labels=None if numbers is None else functools.partial(_labels, images, numbers),
     )
+
+
+def _labels(images: Index, numbers: np.ndarray) -> np.ndarray:
+    return numbers[images.labels]
 
 
 def _read(images: Index, numbers: np.ndarray | None, i: int) -> tuple[bytes, int]:

@@ -5,6 +5,8 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from moco_jax.data.source import EncodedSource, Splits
 
 TEST_SPLITS = ("validation", "test")  # the first that exists
@@ -76,7 +78,12 @@ def _source(where: str, split: str, records: Any) -> EncodedSource:
         item_name=f"hf:{where} {split}[{{}}]".format,
         labelled=label is not None,
         class_names=tuple(names),
+        read_labels=functools.partial(_labels, records, label) if label else None,
     )
+
+
+def _labels(records: Any, label: str) -> np.ndarray:
+    return np.array(records[label], np.int32)
 
 
 def _read(records: Any, image: str, label: str | None, i: int) -> tuple[bytes, int]:

@@ -3,7 +3,7 @@
 B global batch, b this host's share of it, N images of the source, S output size,
 H height, W width, C channels
 
-A training batch is a dict: `image` uint8, (b, 2, S, S, 3) when both views are cropped here from
+A training batch is a dict: `image` uint8, (b, V, S, S, 3) when the V views are cropped here from
 an encoded image, (b, H, W, C) when they are cropped on the device; `index`, `epoch` and `label`
 int32 (b,). An evaluation batch: `image` uint8 (b, S, S, 3) or (b, H, W, C); `index` and `label`
 int32 (b,); `mask` bool (b,), False on padding, where index is -1. Label is -1 where there is none.
@@ -48,6 +48,7 @@ def train_batches(
     hosts: int = 1,
     put: Put = copied,
     pixels: bool = True,
+    views: int = 2,
 ) -> Prefetcher:
     """The endless stream of training batches from `start_step` on.
 
@@ -65,6 +66,7 @@ def train_batches(
       put: Transfers a batch to the devices, in the prefetching thread. When it returns, the
         batch's image has been read: its memory is used again.
       pixels: Whether the batches of an array source have an `image`.
+      views: V, how many of `data.view1` and `data.view2` are cropped from an encoded image.
 
     Raises:
       ValueError: B is not divisible by the hosts.
@@ -74,7 +76,9 @@ def train_batches(
     rows = _train_rows(len(source), seed, start_step, data.batch_size, mine)
     if isinstance(source, ArraySource):
         return Prefetcher(_from_array(source, rows, pixels), data.prefetch, put)
-    regions = [crop.Region(view.crop_area, view.crop_ratio) for view in (data.view1, data.view2)]
+    regions = [
+        crop.Region(view.crop_area, view.crop_ratio) for view in (data.view1, data.view2)[:views]
+    ]
     load = loader.views_loader(source, seed, regions, data.max_pixels)
     shape = (mine.stop - mine.start, len(regions), data.image_size, data.image_size, 3)
     batches = loader.load_batches(source, rows, load, shape, data)

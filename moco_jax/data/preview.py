@@ -1,9 +1,9 @@
-"""A picture of eight images and their two views as the network sees them.
+"""A picture of eight images and their views as the network sees them.
 
 python -m moco_jax.data.preview --config=configs/v2_r50.py --out=views.png
 
 N images of the picture, S view size, C channels, V columns: the image as evaluation sees it and
-both views
+the views of the method
 """
 
 import logging
@@ -15,6 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from PIL import Image
 
+from moco_jax.config import views_of
 from moco_jax.data import augment, crop, loader, pipeline
 from moco_jax.data.source import ArraySource, Source
 
@@ -27,17 +28,17 @@ def views(config: ConfigDict, count: int = COUNT) -> np.ndarray:
     """The first images of the training stream, denormalized: uint8 (N, V, S, S, C)."""
     source = pipeline.open_data(config.data).train
     pipeline.check(source, config.data)
-    return stream_views(source, config.data, config.seed, count)
+    return stream_views(source, config, count)
 
 
-def stream_views(source: Source, data: ConfigDict, seed: int, count: int) -> np.ndarray:
+def stream_views(source: Source, config: ConfigDict, count: int) -> np.ndarray:
     """`views` of a source that is open."""
-    d = data.copy_and_resolve_references()
+    d, recipes = config.data.copy_and_resolve_references(), views_of(config)
     mean, std = pipeline.channel_stats(source, d)
     d.batch_size = min(count, len(source))
-    with pipeline.train_batches(source, d, seed) as batches:
+    with pipeline.train_batches(source, d, config.seed, views=len(recipes)) as batches:
         batch = next(batches)
-    view = augment.make_views((d.view1, d.view2), d.image_size, mean, std, seed)
+    view = augment.make_views(recipes, d.image_size, mean, std, config.seed)
     cropped = not isinstance(source, ArraySource)
 
     @jax.jit
@@ -45,7 +46,7 @@ def stream_views(source: Source, data: ConfigDict, seed: int, count: int) -> np.
         whole = augment.eval_view(
             {"image": whole}, d.image_size, d.eval_crop_share, mean, std, cropped=cropped
         )
-        return [whole, view(batch, 0), view(batch, 1)]
+        return [whole, *(view(batch, which) for which in range(len(recipes)))]
 
     whole = middles(source, batch["index"], d, d.image_size)
     shown = np.stack(jax.device_get(columns(whole, batch)), 1)
@@ -97,7 +98,7 @@ def run() -> None:
         except (ValueError, OSError) as error:
             logging.error("%s", error)
             return 2
-        print(f"{out.value}: top to bottom the middle of each image, view 1, view 2")
+        print(f"{out.value}: top to bottom the middle of each image, then its views")
         return 0
 
     app.run(main)

@@ -70,7 +70,7 @@ class ArraySource:
 class EncodedSource:
     """Images of any size, encoded, read one by one and decoded to colour.
 
-    There is no array of labels: in a record file a label is read with its image only.
+    There is no array of labels: in a record file a label is read with its record only.
 
     Attributes:
       name: What logs and errors call the source.
@@ -79,6 +79,7 @@ class EncodedSource:
       item_name: Index -> what logs and errors call the image.
       labelled: Whether every image has a label.
       class_names: Name of each class; () where they have none.
+      read_labels: Gives all labels, int32 (N,), without decoding images; None without labels.
     """
 
     name: str
@@ -87,6 +88,7 @@ class EncodedSource:
     item_name: Callable[[int], str]
     labelled: bool = False
     class_names: tuple[str, ...] = ()
+    read_labels: Callable[[], np.ndarray] | None = None
     channels: int = dataclasses.field(default=3, init=False)
     image_shape: None = dataclasses.field(default=None, init=False)
 

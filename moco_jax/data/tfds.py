@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from moco_jax.data.source import EncodedSource, Splits
@@ -73,7 +74,15 @@ def _source(name: str, builder: tfds.core.DatasetBuilder, split: str) -> Encoded
         item_name=f"tfds:{name} {split}[{{}}]".format,
         labelled=label is not None,
         class_names=tuple(builder.info.features[label].names) if label else (),
+        read_labels=functools.partial(_labels, builder, split, label) if label else None,
     )
+
+
+def _labels(builder: tfds.core.DatasetBuilder, split: str, label: str) -> np.ndarray:
+    """All labels; the records are read whole, their images left alone."""
+    decoders = tfds.decode.PartialDecoding({label: builder.info.features[label]})
+    records = builder.as_data_source(split, decoders=decoders)
+    return np.array([record[label] for record in records], np.int32)
 
 
 def _features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str | None]:

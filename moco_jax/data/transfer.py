@@ -66,7 +66,7 @@ def is_resident(source: Source, limit_gb: float) -> bool:
     return isinstance(source, ArraySource) and source.images.nbytes <= limit_gb * 1e9
 
 
-@functools.lru_cache(maxsize=2)  # training and test images, each sent once
+@functools.lru_cache(maxsize=3)  # training, held-out and test images, each sent once
 def _resident(source: ArraySource, sharding: Sharding) -> dict[jax.Device, jax.Array]:
     """The images of a source, (N, H, W, C), on each device of this process."""
     return {d: jax.device_put(source.images, d) for d in sharding.addressable_devices}

@@ -32,6 +32,11 @@ class Method(NamedTuple):
         (B, C)) of the online network in evaluation mode.
       chance_loss: the loss of a network whose features say nothing.
       layers: path prefixes, in params, of the backbone's layers from the first to the last.
+      recipe: what the log says of the method's own options.
+      classify: of a supervised method: (params, method_state, features (B, F)) -> logits
+        (L, B, K) of each head in evaluation mode.
+      heads: of a linear probe: learning rate of each head, as a multiple of the schedule's. All of
+        `params['classifier']` has a leading axis of heads, and nothing else is trained.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
@@ -39,6 +44,9 @@ class Method(NamedTuple):
     encode: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, jax.Array]]
     chance_loss: float
     layers: tuple[str, ...]
+    recipe: str = ""
+    classify: Callable[[Tree, Tree, jax.Array], jax.Array] | None = None
+    heads: tuple[float, ...] = ()
 
 
 class Networks(NamedTuple):
@@ -153,14 +161,7 @@ def _encode_slices(slices: int, encode: Callable, params: Tree, rows: Tree) -> T
 
 def make_networks(config: ConfigDict) -> Networks:
     """Builds the networks that `config.model` and `config.method` describe."""
-    batch, size = config.data.batch_size, config.method.bn_group_size
-    if size < 0 or (size and batch % size):
-        raise ValueError(
-            f"method.bn_group_size={size} must divide data.batch_size={batch}, or be 0 for "
-            f"statistics of the whole batch"
-        )
-    groups = batch // size if size else 1
-    dtype = resolve_dtype(config.model.dtype)
+    groups, dtype = bn_groups(config), resolve_dtype(config.model.dtype)
     backbone = make_backbone(config.model, config.data.image_size, groups, dtype)
     projector, predictor = config.method.projector, config.method.predictor
     return Networks(
@@ -169,6 +170,17 @@ def make_networks(config: ConfigDict) -> Networks:
         make_head(predictor, groups, dtype) if predictor.layers else None,
         config.accumulate,
     )
+
+
+def bn_groups(config: ConfigDict) -> int:
+    """Groups of the batch with BatchNorm statistics of their own; ValueError if they do not fit."""
+    batch, size = config.data.batch_size, config.method.bn_group_size
+    if size < 0 or (size and batch % size):
+        raise ValueError(
+            f"method.bn_group_size={size} must divide data.batch_size={batch}, or be 0 for "
+            f"statistics of the whole batch"
+        )
+    return batch // size if size else 1
 
 
 def check_accumulate(config: ConfigDict, devices: int) -> None:

@@ -18,7 +18,9 @@ from moco_jax.ops.queue import enqueue, init_queue
 log = logging.getLogger(__name__)
 
 
-def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: int) -> Method:
+def make(
+    config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: int, classes: int = 0
+) -> Method:
     """MoCo with a queue of keys.
 
     Args:
@@ -26,7 +28,9 @@ def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: 
       image_shape: (S, S, channels) of a view.
       views: gives the augmented views of a batch.
       steps: of the whole run, for the EMA schedule.
+      classes: not used.
     """
+    del classes
     t = config.method
     nets = make_networks(config)
     if nets.predictor is not None:
@@ -91,6 +95,7 @@ def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: 
         encode=lambda params, state, images: nets.encode(params, state["stats"], images),
         chance_loss=len(query_views) * chance_info_nce(t.queue_size),
         layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
+        recipe=f"tau {t.temperature:g}, m {t.ema:g} {t.ema_schedule}, queue {t.queue_size}",
     )
 
 

@@ -13,7 +13,9 @@ from moco_jax.ops.ema import ema_update, make_ema_schedule
 from moco_jax.ops.losses import chance_v3, contrastive_loss, feature_std, l2_normalize
 
 
-def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: int) -> Method:
+def make(
+    config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: int, classes: int = 0
+) -> Method:
     """MoCo v3.
 
     Args:
@@ -21,7 +23,9 @@ def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: 
       image_shape: (S, S, channels) of a view.
       views: gives the augmented views of a batch.
       steps: of the whole run, for the EMA schedule.
+      classes: not used.
     """
+    del classes
     t = config.method
     nets = make_networks(config)
     if t.predictor.layers and t.predictor.out != t.projector.out:
@@ -66,4 +70,5 @@ def make(config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: 
         encode=lambda params, state, images: nets.encode(params, state["stats"], images),
         chance_loss=chance_v3(config.data.batch_size, t.temperature),
         layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
+        recipe=f"tau {t.temperature:g}, m {t.ema:g} {t.ema_schedule}",
     )

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from moco_jax.config import DTYPES, ConfigDict, choose
+from moco_jax.models.pixels import Pixels
 from moco_jax.models.resnet import DEPTHS, make_resnet
 from moco_jax.models.vit import SIZES, make_vit
 
 BACKBONES = {
     **{f"resnet{depth}": partial(make_resnet, depth) for depth in DEPTHS},
     **{f"vit_{size}": partial(make_vit, size) for size in SIZES},
+    "pixels": lambda *_: Pixels(),
 }
 
 

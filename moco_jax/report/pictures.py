@@ -64,7 +64,7 @@ def _features(x: Experiment, source: Source, encode: Encode) -> Features:
 
 
 def _views(x: Experiment) -> Arrays:
-    shown = preview.stream_views(x.data.train, x.config.data, x.config.seed, preview.COUNT)
+    shown = preview.stream_views(x.data.train, x.config, preview.COUNT)
     return {"views": preview.as_rgb(shown)}
 
 

@@ -9,11 +9,13 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import finetune, linear
 from moco_jax import config, experiment, train
 from moco_jax.errors import CheckpointError
-from tests.tiny import tiny_config, write_npz
+from tests.tiny import probe_config, tiny_config, write_npz
 
 CONFIGS = pathlib.Path(config.__file__).parents[1] / "configs"
+FINETUNE = [v for v in finetune.VARIANTS if v == "demo"]  # the others need randaugment, erase
 VITS = ("s16", "b16", "l16", "h14", "conv_s16", "conv_b16")
 
 
@@ -29,6 +31,7 @@ ALL = [
     ("demo",), ("demo", "long"), ("v1_r50",), ("v2_r50",), ("v2_r50", "800"),
     *(("v3_r50", e) for e in ("100", "300", "1000")), *(("v3_vit", v) for v in VITS),
     ("v2_r18_cifar10",), ("v2_r18_cifar10", "800_symmetric"), ("fashion_r18",), ("fashion_vit",),
+    *(("linear", v) for v in linear.PRETRAINING), *(("finetune", v) for v in FINETUNE),
 ]  # fmt: skip
 
 
@@ -48,12 +51,17 @@ def test_builds(args, tmp_path):
     """Method, optimizer and schedules of the full recipe, by shape only."""
     c = get(*args)
     channels = 1 if c.data.image_size == 28 else 3
-    source = write_npz(tmp_path / "x.npz", images=c.data.batch_size, size=8, channels=channels)
+    source = write_npz(
+        tmp_path / "x.npz", images=2 * c.data.batch_size, size=8, channels=channels, test_images=1
+    )
     c.data.source, c.data.mean, c.data.std = source, (), ()
     x = experiment.build(c)
     state = experiment.abstract_state(x)
     frozen = [f for f in jax.tree.leaves(x.frozen) if f]
-    assert len(frozen) == (2 if c.optim.freeze else 0)
+    if x.method.heads:
+        assert len(frozen) == len(jax.tree.leaves(x.frozen)) - 2 > 20
+    else:
+        assert len(frozen) == (2 if c.optim.freeze else 0)
     assert all(leaf.dtype != "float64" for leaf in jax.tree.leaves(state))
 
 
@@ -186,15 +194,17 @@ def write_folder(path):
 
 
 def test_every_option_is_read(tmp_path, monkeypatch):
-    """A run, its refused continuation and three builds read every option, or it is a dead one."""
+    """Two runs, a refused continuation and three builds read every option, or it is a dead one."""
     source = write_npz(tmp_path / "x.npz", test_images=8)
     run, again, lars, resnet = (tiny_config(m, source) for m in ("v1", "v1", "v3", "v1"))
     run.epochs, run.log.every_steps, again.epochs = 0.4, 1, 0.2
     lars.data.source = write_folder(tmp_path / "folder")
     lars.optim.update(name="lars", freeze=())
     resnet.model.name, resnet.optim.schedule = "resnet18", "cosine"
+    probe = probe_config(source)
+    probe.epochs, probe.supervised.lrs = 0.4, (1.0,)
     places = {}
-    for c in (run, again, lars, resnet):
+    for c in (run, again, lars, resnet, probe):
         places |= {(id(record), key): name for record, key, name in leaves(c)}
     read, original = set(), ConfigDict.__getitem__
 
@@ -210,5 +220,42 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     with experiment.train_batches(x, 0) as batches:
         experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
     experiment.build(resnet)
+    assert train.run(probe, tmp_path / "probe") == 0
     monkeypatch.undo()
     assert {name for *_, name in leaves(config.default())} - read == set()
+
+
+@pytest.mark.parametrize("variant", ["v1_r50", "v2_r50"])
+def test_linear_probe_of_queue_methods(variant):
+    c = get("linear", variant)
+    assert (lr(c), c.optim.momentum, c.optim.weight_decay, c.data.batch_size) == (30, 0.9, 0, 256)
+    assert (c.epochs, c.optim.schedule, c.optim.step_epochs, c.optim.step_factor) == (
+        100,
+        "step",
+        (60, 80),
+        0.1,
+    )
+
+
+@pytest.mark.parametrize(("variant", "base"), [("v3_r50", 0.1), ("v3_s16", 3), ("v3_b16", 3)])
+def test_linear_probe_of_v3(variant, base):
+    c = get("linear", variant)
+    assert (c.optim.base_lr, c.data.batch_size, c.epochs) == (base, 1024, 90)
+    assert (c.optim.name, c.optim.schedule, c.optim.weight_decay) == ("sgd", "cosine", 0)
+    assert (c.optim.momentum, c.optim.warmup_epochs, c.optim.freeze) == (0.9, 0, ())
+
+
+@pytest.mark.parametrize("variant", linear.PRETRAINING)
+def test_what_all_linear_probes_share(variant):
+    c = get("linear", variant)
+    assert (c.method.name, c.supervised.train_backbone, c.init_part) == (
+        "supervised",
+        False,
+        "backbone",
+    )
+    assert (c.data.view1.crop_area, c.data.view1.order, c.data.view1.flip_p) == (
+        (0.08, 1.0),
+        ("flip",),
+        0.5,
+    )
+    assert c.data.eval_crop_share == (0.875 if c.data.image_size == 224 else 1.0)

@@ -7,6 +7,7 @@ lost on the way back.
 
 import contextlib
 import json
+import logging
 import pathlib
 import re
 from collections.abc import Collection
@@ -24,7 +25,11 @@ from moco_jax.convert.contents import Contents, views_per_step
 from moco_jax.convert.torchfile import release
 from moco_jax.errors import CheckpointError
 from moco_jax.methods.base import make_networks
+from moco_jax.methods.supervised import describe_head
+from moco_jax.models.norm import BatchNorm
 from moco_jax.optim import make_optimizer
+
+log = logging.getLogger(__name__)
 
 IMPORTED = "imported.safetensors"
 
@@ -43,6 +48,8 @@ def read(path: pathlib.Path) -> Contents:
     step = (path if (path / "state").is_dir() else _newest(path)).absolute()
     arrays, meta = checkpoint.read(step)
     c = _config(meta["config"])
+    if c.method.name == "supervised" and not c.supervised.train_backbone:
+        arrays = _one_head(arrays, c, step)
     leaves = {optimizer_leaf(name, arrays): leaf for name, leaf in arrays.items()}
     number = int(leaves.pop("step"))
     workdir = step.parent.parent
@@ -61,6 +68,33 @@ def read(path: pathlib.Path) -> Contents:
         step=number,
         extra=about.get("extra", {}),
     )
+
+
+def _one_head(
+    arrays: dict[str, np.ndarray], c: ConfigDict, step: pathlib.Path
+) -> dict[str, np.ndarray]:
+    """The leaves of a linear probe with one of its heads: the chosen, else the protocol's own.
+
+    Where the head follows a BatchNorm, that becomes part of its weights, and the state of the
+    optimizer, which is of other weights, is left out. The head's learning rate goes into `c`.
+    """
+    rows = metrics.read(step.parent.parent) if (step.parent.parent / metrics.FILE).exists() else []
+    heads = [row["head"] for row in rows if "head" in row and row["step"] == int(step.name)]
+    head = heads[-1] if heads else 0
+    about = describe_head(c, head)
+    log.info("Head %d, %s", head, about)
+    c.optim.base_lr = about["base_lr"]
+    batched = ("params/classifier/", "opt_state/")
+    leaves = {n: leaf[head] if n.startswith(batched) else leaf for n, leaf in arrays.items()}
+    mean, var = (leaves.pop(f"method_state/stats/classifier/{n}", None) for n in ("mean", "var"))
+    if about["batch_norm"]:
+        kernel, bias = (f"params/classifier/{n}" for n in ("kernel", "bias"))
+        gain = 1 / np.sqrt(var[0].astype(np.float64) + BatchNorm.epsilon)
+        folded = leaves[kernel] * gain[:, None]
+        offset = leaves[bias] - mean[0].astype(np.float64) @ folded
+        leaves = {n: leaf for n, leaf in leaves.items() if not n.startswith("opt_state/")}
+        leaves |= {kernel: folded.astype(np.float32), bias: offset.astype(np.float32)}
+    return leaves
 
 
 def write(contents: Contents, workdir: pathlib.Path) -> None:

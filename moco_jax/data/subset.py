@@ -1,0 +1,94 @@
+"""A part of a source: a class-balanced share of its labels, and what is held out of training.
+
+N images of the source, M of the part, K classes
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from moco_jax.data.source import ArraySource, Source
+
+
+def count_classes(source: Source) -> int:
+    """K: the named classes, or one more than the largest label; 0 without labels."""
+    if not source.labelled:
+        return 0
+    if source.class_names or not isinstance(source, ArraySource):
+        return len(source.class_names)
+    return int(source.labels.max()) + 1
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """All labels, int32 (N,), without decoding images; ValueError where there are none."""
+    if not source.labelled:
+        raise ValueError(f"{source.name} has no labels")
+    return source.labels if isinstance(source, ArraySource) else source.read_labels()
+
+
+def take(source: Source, index: np.ndarray) -> Source:
+    """The images `index`, int (M,), of a source, in that order."""
+    name = f"{source.name}, {len(index)} of {len(source)}"
+    if isinstance(source, ArraySource):
+        labels = None if source.labels is None else source.labels[index]
+        return dataclasses.replace(source, name=name, images=source.images[index], labels=labels)
+    return dataclasses.replace(
+        source,
+        name=name,
+        size=len(index),
+        read=functools.partial(_through, source.read, index),
+        item_name=functools.partial(_through, source.item_name, index),
+        read_labels=functools.partial(_labels_at, source, index),
+    )
+
+
+def label_share(source: Source, share: float, seed: int) -> Source:
+    """As large a share of every class, at least one image of each, drawn by seed.
+
+    Raises:
+      ValueError: the share is not in (0, 1], or there are no labels.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"data.label_share={share}: expected above 0 and at most 1")
+    if share == 1:
+        return source
+    if not source.labelled:
+        raise ValueError(f"data.label_share={share} needs labels, and {source.name} has none")
+    return take(source, stratified(labels_of(source), share, seed))
+
+
+def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Sorted indices of round(share * n), but at least one, of the n images of every class."""
+    order = _order(seed, 0, len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    return np.sort(np.concatenate([g[: max(1, round(share * len(g)))] for g in groups]))
+
+
+def hold_out(source: Source, share: float, seed: int) -> tuple[Source, Source]:
+    """The source without a random share of its images, and that share: at least one in each.
+
+    Raises:
+      ValueError: the share is not in (0, 1).
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"supervised.held_out={share}: expected above 0 and below 1")
+    n = len(source)
+    order, count = _order(seed, 1, n), min(max(1, round(share * n)), n - 1)
+    return take(source, np.sort(order[count:])), take(source, np.sort(order[:count]))
+
+
+def _order(seed: int, purpose: int, n: int) -> np.ndarray:
+    # Another key than that of any epoch's order of images.
+    return np.random.Generator(np.random.Philox(key=[seed, 2**32 + purpose])).permutation(n)
+
+
+def _labels_at(source: Source, index: np.ndarray) -> np.ndarray:
+    return labels_of(source)[index]
+
+
+def _through(get: Callable[[int], Any], index: np.ndarray, i: int) -> Any:
+    return get(int(index[i]))

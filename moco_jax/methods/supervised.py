@@ -1,0 +1,190 @@
+"""Training with labels: a linear probe of a frozen backbone, or fine-tuning of the whole.
+
+B batch, F features of the backbone, K classes, R learning rates, V variants of the features (as
+they are; after BatchNorm too), L = V * R heads, the rates of the first variant before the second's.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from moco_jax.config import ConfigDict
+from moco_jax.mesh import gathered
+from moco_jax.methods.base import Method, Tree, Views, bn_groups
+from moco_jax.models import make_backbone, resolve_dtype
+from moco_jax.models.norm import BatchNorm
+from moco_jax.ops.losses import smooth_one_hot, soft_cross_entropy
+from moco_jax.ops.mix import mix_images, mix_targets, sample_mix
+
+# Head 0 is the protocol's own: its loss is the one that is shown.
+OWN = 0
+
+
+def make(
+    config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: int, classes: int = 0
+) -> Method:
+    """A linear classifier on a backbone.
+
+    In a probe the backbone is in evaluation mode and no gradient reaches it; all heads train at
+    once on the same features, each with a learning rate of its own, from the same first weights.
+
+    Args:
+      config: `supervised`, `model` and `method.bn_group_size` are read here.
+      image_shape: (S, S, channels) of a view.
+      views: gives the augmented view of a batch; with `supervised.augment=False` its features.
+      steps: not used.
+      classes: K.
+
+    Raises:
+      ValueError: fewer than two classes, or options that do not fit each other.
+    """
+    del steps
+    s = config.supervised
+    _check(s, classes)
+    rates = head_rates(config)
+    variants = 2 if s.batch_norm else 1
+    backbone = make_backbone(
+        config.model, image_shape[0], bn_groups(config), resolve_dtype(config.model.dtype)
+    )
+    if config.accumulate != 1:
+        raise ValueError(f"accumulate={config.accumulate}: expected 1 with method.name="
+                         f"'supervised'; model.remat saves memory too")  # fmt: skip
+    if s.train_backbone and not backbone.layers:
+        raise ValueError(f"model.name={config.model.name!r} has nothing that fine-tuning trains")
+    norm = BatchNorm(use_scale=False, use_bias=False)
+
+    def init(key: jax.Array) -> tuple[Tree, Tree]:
+        backbone_key, head_key = jax.random.split(key)
+        features, variables = backbone.init_with_output(
+            backbone_key, jnp.zeros((1, *image_shape)), train=False
+        )
+        kernel = 0.01 * jax.random.normal(head_key, (features.shape[-1], classes))
+        heads = () if s.train_backbone else (variants * len(rates),)
+        classifier = {
+            "kernel": jnp.broadcast_to(kernel, (*heads, *kernel.shape)),
+            "bias": jnp.zeros((*heads, classes)),
+        }
+        stats = {"backbone": variables.get("batch_stats", {})}
+        if s.batch_norm:
+            stats["classifier"] = norm.init(head_key, features, train=False)["batch_stats"]
+        params = {"backbone": variables.get("params", {}), "classifier": classifier}
+        return params, {"stats": stats}
+
+    def extract(params: Tree, stats: Tree, images: jax.Array, key: jax.Array | None = None):
+        """Features (B, F), and the statistics with the backbone's renewed; in training by a key."""
+        variables = {"params": gathered(params["backbone"]), "batch_stats": stats["backbone"]}
+        if key is None:
+            return backbone.apply(variables, images, train=False), stats
+        x, new = backbone.apply(
+            variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        return x, stats | {"backbone": new.get("batch_stats", stats["backbone"])}
+
+    def logits_of(params: Tree, stats: Tree, features: jax.Array, train: bool):
+        """Logits (L, B, K), and the statistics with the classifier's renewed."""
+        x = features[None]
+        if s.batch_norm:
+            variables = {"batch_stats": stats["classifier"]}
+            normed, new = norm.apply(variables, features, train, mutable=["batch_stats"])
+            x, stats = jnp.stack([features, normed]), stats | {"classifier": new["batch_stats"]}
+        kernel, bias = params["classifier"]["kernel"], params["classifier"]["bias"]
+        kernel = kernel.reshape(variants, -1, *kernel.shape[-2:])
+        logits = jnp.einsum("vbf,vrfk->vrbk", x, kernel, precision="highest")
+        logits = logits.reshape(-1, len(features), classes)
+        return logits + bias.reshape(-1, 1, classes), stats
+
+    def loss(params: Tree, state: Tree, batch: dict, key: jax.Array, step: jax.Array):
+        del step
+        mix_key, drop_key = jax.random.split(key)
+        x, stats = views(batch, 0), state["stats"]
+        targets = smooth_one_hot(batch["label"], classes, s.label_smoothing)
+        if s.mixup or s.cutmix:
+            mix = sample_mix(mix_key, *x.shape[1:3], s.mixup, s.cutmix, s.mix_p, s.cutmix_p)
+            x, targets = mix_images(x, mix), mix_targets(targets, mix)
+        if s.train_backbone:
+            x, stats = extract(params, stats, x, drop_key)
+        elif s.augment:
+            x, stats = extract(params, stats, x)
+        logits, stats = logits_of(params, stats, x, True)
+        losses = jax.vmap(soft_cross_entropy, (0, None))(logits, targets)
+        right = jnp.argmax(logits[OWN], -1) == jnp.argmax(targets, -1)
+        metrics = {"loss": losses[OWN], "train_top1": jnp.mean(right, dtype=jnp.float32)}
+        return jnp.sum(losses), ({"stats": jax.lax.stop_gradient(stats)}, metrics)
+
+    def classify(params: Tree, state: Tree, features: jax.Array) -> jax.Array:
+        return logits_of(params, state["stats"], features, False)[0]
+
+    def encode(params: Tree, state: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        features, _ = extract(params, state["stats"], images)
+        return features, classify(params, state, features)[OWN]
+
+    return Method(
+        init=init,
+        loss=loss,
+        encode=encode,
+        chance_loss=math.log(classes),
+        layers=tuple(f"backbone/{name}" for name in backbone.layers)
+        if s.train_backbone
+        else ("classifier",),
+        recipe=_recipe(config, rates, classes),
+        classify=classify,
+        heads=() if s.train_backbone else _multiples(rates) * variants,
+    )
+
+
+def head_rates(config: ConfigDict) -> tuple[float, ...]:
+    """Base learning rates of the heads of one variant, the protocol's own first, each once.
+
+    Raises:
+      ValueError: one of several is not above 0.
+    """
+    rates = tuple(dict.fromkeys((config.optim.base_lr, *config.supervised.lrs)))
+    if min(rates) <= 0 and len(rates) > 1:
+        raise ValueError(f"optim.base_lr and supervised.lrs, {rates}: expected rates above 0")
+    return rates
+
+
+def _multiples(rates: tuple[float, ...]) -> tuple[float, ...]:
+    return (1.0, *(rate / rates[OWN] for rate in rates[1:]))
+
+
+def describe_head(config: ConfigDict, head: int) -> dict[str, float | bool]:
+    """What is particular to a head: its base learning rate, and whether BatchNorm precedes it."""
+    rates = head_rates(config)
+    return {"base_lr": rates[head % len(rates)], "batch_norm": head >= len(rates)}
+
+
+def _recipe(config: ConfigDict, rates: tuple[float, ...], classes: int) -> str:
+    s = config.supervised
+    if s.train_backbone:
+        return (
+            f"fine-tuning, {classes} classes; label smoothing {s.label_smoothing:g}, mixup "
+            f"{s.mixup:g}, cutmix {s.cutmix:g}"
+        )
+    others = f", and at once {', '.join(f'{r:g}' for r in rates[1:])}" if rates[1:] else ""
+    norm = "; each also after BatchNorm" if s.batch_norm else ""
+    made = "" if s.augment else ", features made once"
+    return f"linear probe, {classes} classes{made}; base rate {rates[OWN]:g}{others}{norm}"
+
+
+def _check(s: ConfigDict, classes: int) -> None:
+    if classes < 2:
+        raise ValueError(f"method.name='supervised' needs at least 2 classes, not {classes}")
+    fixed = {}  # options that have no meaning, and the value that says so
+    if s.train_backbone:
+        fixed = {"lrs": (), "batch_norm": False, "augment": True}
+    elif not s.augment:
+        fixed = {"mixup": 0.0, "cutmix": 0.0}
+    for name, value in fixed.items():
+        if s[name] != value:
+            raise ValueError(
+                f"supervised.{name}={s[name]!r}: expected {value!r} with supervised."
+                f"train_backbone={s.train_backbone} and supervised.augment={s.augment}"
+            )
+    for name in ("label_smoothing", "mix_p", "cutmix_p"):
+        if not 0 <= s[name] <= 1:
+            raise ValueError(f"supervised.{name}={s[name]}: expected a value in [0, 1]")
+    for name in ("mixup", "cutmix"):
+        if not 0 <= s[name] < math.inf:
+            raise ValueError(f"supervised.{name}={s[name]}: expected 0 or more")
