@@ -15,7 +15,6 @@ from moco_jax.errors import CheckpointError
 from tests.tiny import probe_config, tiny_config, write_npz
 
 CONFIGS = pathlib.Path(config.__file__).parents[1] / "configs"
-FINETUNE = [v for v in finetune.VARIANTS if v == "demo"]  # the others need randaugment, erase
 VITS = ("s16", "b16", "l16", "h14", "conv_s16", "conv_b16")
 
 
@@ -31,7 +30,7 @@ ALL = [
     ("demo",), ("demo", "long"), ("v1_r50",), ("v2_r50",), ("v2_r50", "800"),
     *(("v3_r50", e) for e in ("100", "300", "1000")), *(("v3_vit", v) for v in VITS),
     ("v2_r18_cifar10",), ("v2_r18_cifar10", "800_symmetric"), ("fashion_r18",), ("fashion_vit",),
-    *(("linear", v) for v in linear.PRETRAINING), *(("finetune", v) for v in FINETUNE),
+    *(("linear", v) for v in linear.PRETRAINING), *(("finetune", v) for v in finetune.VARIANTS),
 ]  # fmt: skip
 
 
@@ -259,3 +258,40 @@ def test_what_all_linear_probes_share(variant):
         0.5,
     )
     assert c.data.eval_crop_share == (0.875 if c.data.image_size == 224 else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("variant", "epochs", "drop"),
+    [("vit_s16", 300, 0.1), ("vit_b16", 150, 0.1), ("vit_l16", 100, 0.5)],
+)
+def test_deit_recipe(variant, epochs, drop):
+    c = get("finetune", f"{variant}_imagenet")
+    o, s, view = c.optim, c.supervised, c.data.view1
+    assert (o.name, lr(c), o.weight_decay) == ("adamw", 5e-4 * c.data.batch_size / 512, 0.05)
+    assert (o.schedule, o.warmup_epochs, o.exclude_1d) == ("cosine", 5, True)
+    assert (o.exclude, o.freeze) == (("cls_token", "pos_embed"), ())
+    assert (s.train_backbone, s.label_smoothing, s.mixup, s.cutmix) == (True, 0.1, 0.8, 1.0)
+    assert (s.mix_p, s.cutmix_p) == (1.0, 0.5)
+    assert (view.order, view.erase_p) == (("flip", "randaugment", "erase"), 0.25)
+    assert (view.crop_area, view.randaugment_magnitude) == ((0.08, 1.0), 9)
+    assert (c.epochs, c.model.vit.drop_path) == (epochs, drop)
+    assert (c.model.vit.position, c.model.vit.pool) == ("learned", "cls")
+    assert (c.init_part, c.method.bn_group_size, c.model.vit.patch) == ("backbone", 0, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "decay", "mixup", "cutmix", "erase", "drop"),
+    [
+        ("cifar10", 0.1, 0.8, 1, 0, 0.1),
+        ("cifar100", 0.1, 0.5, 1, 0, 0.1),
+        ("flowers102", 0.3, 0, 0, 0.25, 0.1),
+        ("pets", 0.1, 0.8, 0, 0, 0),
+    ],
+)
+def test_transfer_recipe(name, decay, mixup, cutmix, erase, drop):
+    c = get("finetune", f"vit_b16_{name}")
+    assert (c.data.batch_size, c.epochs, c.optim.warmup_epochs) == (128, 100, 3)
+    assert lr(c) == pytest.approx(3e-4)
+    assert (c.optim.weight_decay, c.supervised.mixup, c.supervised.cutmix) == (decay, mixup, cutmix)
+    assert (c.data.view1.erase_p, c.model.vit.drop_path) == (erase, drop)
+    assert c.data.image_size == 224
