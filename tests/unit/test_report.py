@@ -203,6 +203,10 @@ class TestSeveralRuns:
         paths = [runs.write_run(tmp_path / side / "run") for side in ("left", "right")]
         assert [run.name for run in rundir.read_all(paths)] == [str(path) for path in paths]
 
+    def test_names_of_runs_are_text_to_plotly(self, two, full, tmp_path):
+        _, figures, _ = parse(report.compare([full, two[0]], tmp_path / "out.html"))
+        assert "run&lt;b&gt;&amp;: loss" in traces(figures)
+
     def test_what_is_no_run_is_named(self, two, tmp_path):
         (tmp_path / "empty").mkdir()
         with pytest.raises(FileNotFoundError, match=r"empty is not the workdir of a run.*metrics"):
