@@ -59,7 +59,9 @@ class Watch(NamedTuple):
 def make_watches(x: Experiment, workdir: pathlib.Path, encode: Callable) -> list[Watch]:
     """The measurements of a run, in their order; `encode` is `make_encode`'s."""
     c, epoch = x.config, x.steps_per_epoch
-    watches = [Watch(c.knn.every_epochs * epoch, _knn(x, workdir, encode))]
+    watches = []
+    if not on_features(c):
+        watches.append(Watch(c.knn.every_epochs * epoch, _knn(x, workdir, encode)))
     if x.method.heads:
         watches.append(Watch(0, _unchanged(x, workdir)))
     if x.method.classify:
