@@ -58,8 +58,8 @@ def measure(c: ConfigDict) -> str:
     try:
         step = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        needed = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
-        return "needs {} of {}".format(*needed.groups()) if needed else str(error).splitlines()[0]
+        needed = re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", str(error))
+        return "needs {} of {}B".format(*needed.groups()) if needed else str(error).splitlines()[0]
     seconds, memory = time.perf_counter() - begin, step.memory_analysis()
     text = (
         f"{memory.temp_size_in_bytes / 1e9:.2f} GB beside "

@@ -33,3 +33,13 @@ def test_input_resident_and_augment(tmp_path):
     assert "resident, cropped" in out
     out = run("benchmarks.augment", "--config=configs/v3_vit.py:s16")
     assert "of the step" in out
+
+
+@pytest.mark.slow
+def test_memory():
+    small = ("batch_size=8", "eval_batch_size=8", "image_size=32")
+    out = run(
+        "benchmarks.memory", "--config=configs/v3_vit.py:s16", "--accumulate=1,2", "--steps=1",
+        "--config.model.vit.depth=1", *(f"--config.data.{option}" for option in small),
+    )  # fmt: skip
+    assert out.count("GB of state and batch") == out.count("a step") == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from moco_jax import config, models
+from moco_jax import config, mesh, models
 from moco_jax.models.attention import choose_attention, fused, plain
 
 SMALL = {"vit_tiny": {"width": 32, "depth": 3, "heads": 2}, "resnet18": {"width": 1 / 16}}
@@ -141,6 +141,23 @@ def test_fused_attention_traces_under_strict_promotion(monkeypatch):
     f, arguments = attention_gradient(fused, jnp.bfloat16)
     (_, y), gradients = jax.eval_shape(f, *arguments)
     assert all(a.dtype == jnp.bfloat16 and a.shape == y.shape for a in (y, *gradients))
+
+
+def test_fused_attention_on_each_devices_rows_sums_the_gradient_once(monkeypatch):
+    """Inside `by_rows`, where JAX must know that what the kernel gives differs by device."""
+    kernel = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(kernel, "check_cudnn_version", lambda: 91000)
+
+    def encode(scale, x):
+        return jax.checkpoint(lambda y: fused(y, y, y))(x * scale)
+
+    def loss(scale, x):
+        return jnp.sum(mesh.by_rows(encode)(scale, x).astype(jnp.float32))
+
+    x = jax.ShapeDtypeStruct((16, 17, 2, 8), jnp.bfloat16)
+    gradient = mesh.inside(mesh.make_mesh(), jax.grad(loss))
+    jaxpr = jax.make_jaxpr(gradient)(jax.ShapeDtypeStruct((), jnp.bfloat16), x)
+    assert len(re.findall(r"= psum", str(jaxpr))) == 1
 
 
 @pytest.mark.parametrize("n", [16, 17])
