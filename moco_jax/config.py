@@ -140,7 +140,7 @@ def default() -> ConfigDict:
     v.depth = 0  # blocks; 0: the name's
     v.heads = 0  # 0: the name's
     v.attention = "auto"  # cuDNN's fused kernel where it can run: GPU, bfloat16; plain: never
-    v.scan = False  # blocks as a loop: compiles sooner, runs slower
+    v.scan = False  # blocks as a loop: compiles sooner, takes more memory
     v.drop_path = 0.0  # stochastic depth: share of images that the last block's branches leave out
 
     c.method = t = ConfigDict()
