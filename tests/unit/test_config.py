@@ -168,6 +168,13 @@ def test_a_wrong_variant_names_the_nearest():
         get("v3_vit", "S16")
 
 
+def test_stochastic_depth_is_refused_in_pre_training(tmp_path):
+    c = tiny_config("v3", write_npz(tmp_path / "x.npz"))
+    c.model.vit.drop_path = 0.1
+    with pytest.raises(ValueError, match=r"drop_path=0.1: expected 0 with method.name='moco_v3'"):
+        experiment.build(c)
+
+
 def test_an_unknown_field_names_the_nearest():
     c = config.default()
     with pytest.raises(AttributeError, match='"temperature"'):
