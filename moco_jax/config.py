@@ -241,11 +241,18 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def identity(config: dict[str, Any]) -> list[str]:
-    """The lines of a config, `name = value`, that decide a run's numbers."""
+    """The lines of a config, `name = value`, that decide a run's numbers.
+
+    An option that is younger than the config counts with its default, which is what went before.
+    """
     supervised = config["method"]["name"] == "supervised"
     names = IDENTITY + SUPERVISED_IDENTITY * supervised
-    options = flat({name: config.get(name) for name in names})
-    return [f"{name} = {value!r}" for name, value in options.items() if name not in NOT_IDENTITY]
+    options = flat(as_json(default())) | flat(config)
+    return [
+        f"{name} = {value!r}"
+        for name, value in sorted(options.items())
+        if name.partition(".")[0] in names and name not in NOT_IDENTITY
+    ]
 
 
 def refuse_changes(

@@ -167,3 +167,12 @@ def test_changes_that_do_not_matter_are_taken():
     old, new = config.default(), config.default()
     new.data.threads, new.log.every_steps, new.checkpoint.every_steps = 7, 1, 1
     config.refuse_changes(config.as_json(old), config.as_json(new))
+
+
+def test_an_option_that_the_checkpoint_does_not_know_has_its_default():
+    old, new = config.as_json(config.default()), config.default()
+    del old["model"]["vit"]["drop_path"]
+    config.refuse_changes(old, config.as_json(new))
+    new.model.vit.drop_path = 0.1
+    with pytest.raises(CheckpointError, match=r"\+model.vit.drop_path = 0.1"):
+        config.refuse_changes(old, config.as_json(new))
