@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from moco_jax import checkpoint, metrics
+from moco_jax import checkpoint, metrics, results
 from moco_jax.errors import EXIT_RESTART, EXIT_WRONG_INPUT
 from tests.conftest import CACHE
 from tests.tiny import write_npz
@@ -137,6 +137,8 @@ def test_two_processes_give_the_losses_of_one(home, alone):
     assert len(set(alone("v1"))) == LAST
     raw = [metrics.read(home / name)[0]["knn_top1_raw"] for name in ("v1-1", "v1-2")]
     assert raw[0] == raw[1] > 0.9
+    one, two = (results.read(home / name) for name in ("v1-1", "v1-2"))
+    assert [r["settings"] for r in two] == [r["settings"] for r in one] != []
 
 
 @pytest.mark.processes
