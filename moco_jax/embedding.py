@@ -39,7 +39,7 @@ class Embedding(NamedTuple):
     mesh: jax.sharding.Mesh
 
     def encode(self, source: Source, encoder: Encoder | None = None) -> Encode:
-        """The function from evaluation batch of a source to features (B, F)."""
+        """The function from evaluation batch of a source, either split, to features (B, F)."""
         encoder = encoder or self.encoder
         view = partial(
             augment.eval_view,

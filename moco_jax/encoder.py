@@ -37,7 +37,8 @@ class Encoder:
     """Images in, features out; `moco_jax.load` makes it.
 
     Attributes:
-      name: the checkpoint, and its step where it is of this package.
+      path: the checkpoint.
+      step: 'step N' of a workdir; '' of other formats.
       config: its recipe: network, preprocessing, and what else the checkpoint tells.
       features: what it gives: 'backbone' or 'projection'.
       num_features: F.
@@ -50,7 +51,8 @@ class Encoder:
         for use under `jax.jit`; it normalizes the images by itself.
     """
 
-    name: str
+    path: str
+    step: str
     config: ConfigDict
     features: str
     num_features: int
@@ -65,6 +67,16 @@ class Encoder:
     def image_size(self) -> int:
         """S, pixels."""
         return self.config.data.image_size
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(S, S, C)."""
+        return self.image_size, self.image_size, self.channels
+
+    @property
+    def name(self) -> str:
+        """What results and errors call it: checkpoint and step."""
+        return f"{self.path}, {self.step}" if self.step else self.path
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Features of images of any size and number.
@@ -96,9 +108,8 @@ class Encoder:
         with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
             for start in range(0, len(images), self.batch_size):
                 part = images[start : start + self.batch_size]
-                batch = np.zeros(
-                    (_power_of_two(len(part)), *(self.image_size,) * 2, self.channels), np.float32
-                )
+                rows = min(self.batch_size, 1 << (len(part) - 1).bit_length())
+                batch = np.zeros((rows, *self.image_shape), np.float32)
                 for row, image in zip(batch, pool.map(ready, part)):
                     row[:] = image
                 ahead.append((start, len(part), self._jitted(self.params, batch)))
@@ -157,21 +168,16 @@ def load(
     contents = select(convert.read(path, arch=arch, heads=heads), encoder)
     if image_size:
         contents = resize(contents, image_size)
-    config = contents.config.copy_and_resolve_references()
-    config.data.image_size = image_size or config.data.image_size
-    config.model.dtype = choose("dtype", dtype or config.model.dtype, DTYPES)
-    if contents.format != "ours":
-        config.data.source = ""  # the file does not tell
-    config.method.bn_group_size = 0  # statistics of groups are averaged, as in evaluation
+    config = _config(contents, image_size, dtype)
     networks = make_networks(config)._replace(predictor=None)
-    channels = _channels(contents)
-    params = _weights(contents, networks, features, (config.data.image_size,) * 2 + (channels,))
+    channels, size = _channels(contents), config.data.image_size
+    params = _weights(contents, networks, features, (size, size, channels))
     mean, std = _statistics(path, config, channels, tuple(mean), tuple(std))
     apply = _make_apply(networks, features, mean, std)
-    image = jax.ShapeDtypeStruct((1, *(config.data.image_size,) * 2, channels), np.float32)
-    step = f", step {contents.step}" if contents.format == "ours" else ""
+    image = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
     return Encoder(
-        name=f"{path}{step}",
+        path=str(path),
+        step=f"step {contents.step}" if contents.format == "ours" else "",
         config=config,
         features=features,
         num_features=jax.eval_shape(apply, params, image).shape[1],
@@ -187,15 +193,22 @@ def load(
 def untrained(encoder: Encoder, seed: int) -> Encoder:
     """The same encoder with random weights: what it would be without any training."""
     networks = make_networks(encoder.config)._replace(predictor=None)
-    image = jnp.zeros((1, *(encoder.image_size,) * 2, encoder.channels))
+    image = jnp.zeros((1, *encoder.image_shape))
     params, stats = jax.jit(networks.init)(jax.random.key(seed), image)
-    tree = {kind: {n: part[n] for n in encoder.params[kind]} for kind, part in
-            {"params": params, "stats": stats}.items()}  # fmt: skip
-    return dataclasses.replace(encoder, name="the same, untrained", params=tree)
+    used = encoder.params["params"]
+    tree = {"params": {n: params[n] for n in used}, "stats": {n: stats[n] for n in used}}
+    return dataclasses.replace(encoder, params=tree)
 
 
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
+def _config(contents: Contents, image_size: int | None, dtype: str | None) -> ConfigDict:
+    """The checkpoint's config as the encoder uses it."""
+    c = contents.config.copy_and_resolve_references()
+    c.data.image_size = image_size or c.data.image_size
+    c.model.dtype = choose("dtype", dtype or c.model.dtype, DTYPES)
+    c.method.bn_group_size = 0  # statistics of groups are averaged, as in evaluation
+    if contents.format != "ours":
+        c.data.source = ""  # the file does not tell
+    return c
 
 
 def _finite(start: int, count: int, on_device: jax.Array) -> np.ndarray:

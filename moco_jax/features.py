@@ -22,7 +22,7 @@ from moco_jax.data.source import Source
 from moco_jax.embedding import Embedding, add_flags, open_flags, parts_of
 from moco_jax.errors import EXIT_RESTART, NotFiniteError
 from moco_jax.evals.featurefile import Parts, assemble, check_out
-from moco_jax.evals.features import Features, feature_batches
+from moco_jax.evals.features import Encode, Features, feature_batches
 from moco_jax.interrupt import stop_requested
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,9 @@ def write(e: Embedding, split: str, out: pathlib.Path) -> bool:
     check_out(out)
     sources = dict(parts_of(e.splits, split))
     parts = Parts(out, about(e, sources))
+    encode = e.encode(e.splits.train)
     with stop_requested() as stop:
-        if not all(_extend(e, parts, *split, stop) for split in sources.items()):
+        if not all(_extend(e, encode, parts, *split, stop) for split in sources.items()):
             return False
     class_names = e.splits.train.class_names
     count = assemble(out, parts, lambda name, i: sources[name].item_name(i), class_names)
@@ -69,7 +70,12 @@ def write(e: Embedding, split: str, out: pathlib.Path) -> bool:
 
 
 def _extend(
-    e: Embedding, parts: Parts, name: str, source: Source, stop: Callable[[int], bool]
+    e: Embedding,
+    encode: Encode,
+    parts: Parts,
+    name: str,
+    source: Source,
+    stop: Callable[[int], bool],
 ) -> bool:
     """Makes the parts of a split that are missing, from the first on; False when stopped."""
     start = at = parts.done(name)
@@ -78,7 +84,7 @@ def _extend(
     if start:
         log.info("%s: going on at image %d of %d", name, start, len(source))
     held, begin = [], time.monotonic()
-    found = feature_batches(e.encode(source), e.batches(source, start=start))
+    found = feature_batches(encode, e.batches(source, start=start))
     with contextlib.closing(found), _naming(e, source):
         for batch in found:
             held.append(batch)

@@ -8,6 +8,7 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -52,12 +53,11 @@ def options(flags: argparse.Namespace, config: ConfigDict) -> ConfigDict:
 
 
 def contestants(e: Embedding, floors: bool) -> Iterator[tuple[str, str, Encode]]:
-    """What is measured: name, which features, function from batch to features."""
-    source, seed = e.splits.train, e.encoder.config.seed
-    yield e.encoder.name, e.encoder.features, e.encode(source)
+    """What is measured: which encoder, which features, function from batch to features."""
+    source, x = e.splits.train, e.encoder
+    yield x.step or x.path, x.features, e.encode(source)
     if floors:
-        random = untrained(e.encoder, seed)
-        yield f"{e.encoder.name}, untrained", random.features, e.encode(source, random)
+        yield "untrained", x.features, e.encode(source, untrained(x, x.config.seed))
         yield "raw pixels", "pixels", make_pixels(source, e.data)
 
 
@@ -74,15 +74,26 @@ def run(flags: argparse.Namespace) -> None:
     e = open_flags(flags)
     c, folder = options(flags, e.encoder.config), flags.out or folder_of(flags.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
+    print(e.encoder.name)
     for name, features, encode in contestants(e, flags.floors):
         try:
             outcome = knn.evaluate(encode, e.splits, e.batches, c, e.mesh)
         except NotFiniteError as error:
-            raise ValueError(f"{name} gives {error}") from error
-        knn.save(folder, outcome, encoder=name, features=features, seed=e.encoder.config.seed)
+            raise ValueError(f"{e.encoder.name}, {name}: {error}") from error
+        settings = {"encoder": name, "features": features} | overridden(flags)
+        knn.save(folder, outcome, settings, e.encoder.config.seed)
         print(f"{name}: {outcome.examples} images of {outcome.split}, bank of {outcome.bank}")
         print("\n".join(map(row, outcome.scores)), flush=True)
     print(f"Results in {folder / 'results.json'}")
+
+
+def overridden(flags: argparse.Namespace) -> dict[str, Any]:
+    """What the flags change of the features; and the checkpoint, where results go elsewhere."""
+    names = ("image_size", "crop_share", "mean", "std", "dtype")
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name)}
+    if flags.encoder:
+        given["which"] = flags.encoder
+    return given | ({"checkpoint": str(flags.checkpoint)} if flags.out else {})
 
 
 def row(score: knn.Score) -> str:

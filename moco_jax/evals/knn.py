@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -138,28 +138,26 @@ def pairs_of(knn: ConfigDict) -> list[tuple[int, float]]:
     return list(dict.fromkeys(itertools.product(ks, temperatures)))
 
 
-def save(
-    workdir: str | os.PathLike, outcome: Outcome, *, encoder: str, features: str, seed: int
-) -> None:
+def save(workdir: str | os.PathLike, outcome: Outcome, settings: dict[str, Any], seed: int) -> None:
     """Adds the scores to `results.json`.
 
     Args:
       workdir: where it is.
       outcome: of `evaluate`.
-      encoder: what made the features: 'step 600' of the run, say.
-      features: 'backbone' or 'projection'.
+      settings: what made the features: 'encoder', 'features' ...
       seed: of the encoder's training, the only thing random.
     """
     for k, temperature, top1, top5 in outcome.scores:
-        settings = {
-            "encoder": encoder, "features": features, "bank": outcome.bank,
-            "k": k, "temperature": temperature,
-        }  # fmt: skip
         results.add(
-            workdir, "knn", protocol=PROTOCOL, settings=settings, seed=seed, split=outcome.split,
+            workdir,
+            "knn",
+            protocol=PROTOCOL,
+            settings=settings | {"bank": outcome.bank, "k": k, "temperature": temperature},
+            seed=seed,
+            split=outcome.split,
             examples=outcome.examples,
             metrics={"top1": top1} if top5 is None else {"top1": top1, "top5": top5},
-        )  # fmt: skip
+        )
 
 
 class KnnMonitor:
@@ -199,5 +197,5 @@ class KnnMonitor:
     def save(self, workdir: str | os.PathLike, step: int, seed: int) -> None:
         """Adds the last measurement, if there is one, with all its votes to `results.json`."""
         if self._last and jax.process_index() == 0:
-            features = self._knn.features
-            save(workdir, self._last, encoder=f"step {step}", features=features, seed=seed)
+            settings = {"encoder": f"step {step}", "features": self._knn.features}
+            save(workdir, self._last, settings, seed)

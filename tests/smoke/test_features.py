@@ -160,9 +160,8 @@ def test_knn_with_its_floors(run, capsys):
     shown = capsys.readouterr().out
     assert "21 images of" in shown
     saved = results.read(path)
-    assert [r["settings"]["encoder"] for r in saved[::4]] == [
-        f"{path}, step 0", f"{path}, step 0, untrained", "raw pixels",
-    ]  # fmt: skip
+    encoders = [r["settings"]["encoder"] for r in saved[::4]]
+    assert encoders == ["step 0", "untrained", "raw pixels"]
     pairs = [(r["settings"]["k"], r["settings"]["temperature"]) for r in saved[:4]]
     assert pairs == [(5, 0.07), (5, 1.0), (80, 0.07), (80, 1.0)]
     assert {r["examples"] for r in saved} == {21}
@@ -251,4 +250,4 @@ class TestBadInput:
         bad = self.refused(capsys, features, *flags, "--out", tmp_path / "f.npz")
         assert "run, step 0 gives features with NaN or infinity, of image 0, 1" in bad
         assert "images.npz[0]" in bad
-        assert "step 0 gives features with NaN" in self.refused(capsys, knn, *flags)
+        assert "step 0: features with NaN" in self.refused(capsys, knn, *flags)
