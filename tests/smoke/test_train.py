@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from moco_jax import experiment, mesh, metrics, results, train
+from moco_jax import checkpoint, experiment, mesh, metrics, results, train
 from moco_jax.errors import CheckpointError, TrainingDivergedError
 from tests.tiny import tiny_config, write_npz
 
@@ -41,6 +41,8 @@ def test_run_writes_all_metrics_and_a_checkpoint(method, source, tmp_path, caplo
     assert 0 <= rows[-1]["input_wait"] <= 1
     assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 0
+    _, about = checkpoint.read(tmp_path / "run" / "checkpoints" / "20")
+    assert len(about["config"]["data"]["mean"]) == 1, "found in the images"
     knn = results.read(tmp_path / "run")
     assert [r["settings"]["k"] for r in knn] == [5, 10, 20, 79], "all of the options, at most all"
     assert knn[0]["metrics"] == {"top1": rows[-1]["knn_top1"]}

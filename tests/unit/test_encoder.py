@@ -115,8 +115,6 @@ def test_apply_is_pure_and_normalizes(run):
     full.config.data.eval_crop_share = 1.0
     direct = jax.jit(encode.apply)(encode.params, jnp.asarray(pixels, jnp.float32) / 255)
     np.testing.assert_allclose(direct, full(pixels), atol=1e-5)
-    slope = jax.grad(lambda x: encode.apply(encode.params, x).sum())(jnp.ones((1, 12, 12, 1)))
-    assert np.abs(slope).max() > 0
 
 
 def test_the_key_encoder_and_the_digest(run, tmp_path):
@@ -145,15 +143,14 @@ def test_another_image_size(run):
     assert encode(run[1].data.train.images[:2]).shape == (2, 16)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize(("height", "width", "size"), [(50, 37, 16), (9, 13, 16), (16, 16, 16)])
-def test_arrays_are_prepared_as_on_the_device(channels, height, width, size):
+@pytest.mark.parametrize(("height", "width", "channels"), [(50, 37, 3), (9, 13, 1), (16, 16, 5)])
+def test_arrays_are_prepared_as_on_the_device(height, width, channels):
     """Within 1e-6: PIL's filter is the same, in float32."""
     image = np.random.default_rng(0).integers(0, 256, (height, width, channels)).astype(np.uint8)
     for share in (0.875, 1.0):
         box = resize.center_box(height, width, share)
-        wanted = resize.crop_resize(jnp.asarray(image, jnp.float32) / 255, box, size)
-        found = images.prepare(image, size, share, channels)
+        wanted = resize.crop_resize(jnp.asarray(image, jnp.float32) / 255, box, 16)
+        found = images.prepare(image, 16, share, channels)
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
