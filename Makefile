@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STEM := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+# The tests mostly compile, which takes one core: two at a time.
+TWO := -n 2 --dist worksteal
 
 .PHONY: demo test lint test-slow processes test-gpu parity browser clean
 
@@ -11,7 +14,7 @@ demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
 
 test: $(STEM)-test lint
-	$(BIN)/python -m pytest -m "not slow and not processes and not gpu and not tpu"
+	$(PYTEST) $(TWO) -m "not slow and not processes and not gpu and not tpu"
 
 lint: $(STEM)-test
 	$(BIN)/ruff check .
@@ -19,24 +22,24 @@ lint: $(STEM)-test
 	$(BIN)/lint-imports
 
 test-slow: $(STEM)-test
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # Runs of several processes, killed and started again.
 processes: $(STEM)-test
-	$(BIN)/python -m pytest -m processes
+	$(PYTEST) -m processes
 
 test-gpu: $(STEM)-test
-	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
+	JAX_PLATFORMS=cuda $(PYTEST) -m gpu
 
 # Against PyTorch, torchvision, timm and scikit-learn, which only this target installs.
 parity: $(STEM)-parity
-	$(BIN)/python -m pytest tests/parity
+	$(PYTEST) $(TWO) tests/parity
 
 # The report in a real browser.
 browser: $(STEM)-browser
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
 	  { echo "make browser needs Chromium and its driver; on Debian: apt-get install chromium chromium-driver"; exit 1; }
-	$(BIN)/python -m pytest tests/browser
+	$(PYTEST) tests/browser
 
 $(STEM):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -48,6 +48,7 @@ setuptools.setup(
             "import-linter>=2.5,<3",
             "pyarrow>=21,<27",
             "pytest>=9,<10",
+            "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
         ],
         "browser": ["selenium>=4.40,<5"],
