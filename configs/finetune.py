@@ -90,7 +90,7 @@ def small() -> ConfigDict:
     """The network and the images of demo.py."""
     c = finetune(demo.get_config())
     c.data.batch_size = 64
-    c.epochs = 4.0 / c.data.get_ref("label_share")
+    c.epochs = 3.0 / c.data.get_ref("label_share")
     c.data.view1.update(crop_area=(0.5, 1.0), order=("flip",))
     c.optim.update(base_lr=0.1, weight_decay=5e-4)
     c.supervised.update(label_smoothing=0.1, every_epochs=0.0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from configs import v1_r50, v2_r50, v3_vit
+from configs import finetune, v1_r50, v2_r50, v3_vit
 
 IMAGES, SIZE, BATCH = 80, 12, 16
 
@@ -61,4 +61,17 @@ def probe_config(source: str):
     c.knn.every_epochs = 0.0
     c.optim.update(base_lr=3.0, schedule="cosine", weight_decay=0.0)
     c.supervised.every_epochs = 2.0
+    return c
+
+
+def finetune_config(source: str):
+    """DeiT's recipe for v3's network in `tiny_config`."""
+    c = finetune.get_config("vit_s16_imagenet")
+    small = tiny_config("v3", source)
+    c.model.name = small.model.name
+    c.model.vit.update(patch=4, width=16, depth=2, heads=2)
+    c.data.update(source=source, batch_size=BATCH, image_size=SIZE, eval_crop_share=1.0)
+    c.data.update(eval_batch_size=16, threads=2)
+    c.epochs, c.optim.warmup_epochs, c.supervised.every_epochs = 1.0, 0.1, 1.0
+    c.log.update(every_steps=1, tensorboard=False)
     return c

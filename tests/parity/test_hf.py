@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from moco_jax import config
-from moco_jax.data import crop, hf, pipeline
+from moco_jax.data import crop, hf, pipeline, subset
 from moco_jax.data.source import ArraySource, EncodedSource, open_source
 
 pytestmark = pytest.mark.parity
@@ -51,6 +51,7 @@ def test_a_saved_data_set_is_read_at_random(saved):
     assert train.class_names == test.class_names == ("even", "odd")
     assert (train.labelled, train.channels, train.image_shape) == (True, 3, None)
     assert train.item_name(3) == f"{saved} train[3]"
+    np.testing.assert_array_equal(subset.labels_of(train), [i % 2 for i in range(20)])
     assert pickle.loads(pickle.dumps(train)).read(7) == train.read(7)
 
 

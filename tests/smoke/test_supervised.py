@@ -1,10 +1,24 @@
-"""Linear probe and fine-tuning, as whole runs in this process."""
+"""Linear probe and fine-tuning, as whole runs in this process and as users start them."""
 
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from moco_jax import metrics, results, train
-from tests.tiny import probe_config, tiny_config, write_npz
+from moco_jax import checkpoint, convert, experiment, metrics, results, train, watch
+from moco_jax.convert.start import first_state
+from moco_jax.errors import CheckpointError
+from moco_jax.methods.supervised import describe_head
+from tests.conftest import CACHE
+from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -18,32 +32,299 @@ def trained(tmp_path_factory):
     return source, folder / "run"
 
 
+def steps_of(workdir):
+    return sorted((workdir / "checkpoints").glob("*"), key=lambda path: int(path.name))
+
+
 def final(workdir):
     """The arrays of the newest checkpoint."""
-    steps = sorted((workdir / "checkpoints").glob("*"), key=lambda p: int(p.name))
-    from moco_jax.checkpoint import read
-
-    return read(steps[-1])[0]
+    return checkpoint.read(steps_of(workdir)[-1])[0]
 
 
-@pytest.mark.parametrize("augment", [True, False])
-def test_probe(trained, tmp_path, augment):
-    source, init = trained
+def sweep(source, init, augment=True):
     c = probe_config(source)
     c.init = str(init)
     c.supervised.update(augment=augment, lrs=(0.03, 1.0), batch_norm=True, held_out=0.2)
     c.epochs = 4.0 if augment else 16.0
-    assert train.run(c, tmp_path / "run") == 0
-    before, after = final(init), final(tmp_path / "run")
-    backbone = [n for n in after if n.startswith("params/backbone/")]
-    assert len(backbone) == len([n for n in before if n.startswith("params/backbone/")]) > 20
-    for name in backbone:
+    return c
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["images", "features"])
+def probed(request, trained, tmp_path_factory):
+    """The config of a probe and its workdir."""
+    c = sweep(*trained, augment=request.param)
+    workdir = tmp_path_factory.mktemp("probed") / "run"
+    assert train.run(c, workdir) == 0
+    return c, workdir
+
+
+def test_a_probe_changes_nothing_of_the_backbone(trained, probed):
+    before, after = final(trained[1]), final(probed[1])
+    params = [n for n in after if n.startswith("params/backbone/")]
+    assert len(params) == len([n for n in before if n.startswith("params/backbone/")]) > 20
+    for name in params:
         np.testing.assert_array_equal(after[name], before[name])
-    assert after["params/classifier/kernel"].shape == (6, 16, 3)
-    (record,) = results.read(tmp_path / "run")
-    assert record["examples"] == 36
-    assert len(record["settings"]["sweep"]) == 6
-    row = metrics.read(tmp_path / "run")[-1]
+    stats = [n for n in after if n.startswith("method_state/stats/backbone/")]
+    assert len(stats) == 10
+    for name in stats:
+        mean = before[name].astype(np.float64).mean(0, keepdims=True)
+        np.testing.assert_array_equal(after[name], mean.astype(np.float32))
+    kernel = "params/classifier/kernel"
+    assert after[kernel].shape == (6, 16, 3)
+    assert all("backbone" not in name for name in after if name.startswith("opt_state/"))
+
+
+def test_a_probe_reports_what_it_measured(probed):
+    c, workdir = probed
+    (record,) = results.read(workdir)
+    assert (record["evaluation"], record["examples"], record["seed"]) == ("linear", 36, 0)
+    settings = record["settings"]
+    assert (settings["init"], settings["held_out"], len(settings["sweep"])) == (c.init, 16, 6)
+    row = metrics.read(workdir)[-1]
+    chosen = settings["sweep"][row["head"]]
+    assert chosen["held_out_top1"] == max(head["held_out_top1"] for head in settings["sweep"])
     assert row["test_top1"] == record["metrics"]["top1"]
-    assert row["test_top1"] > (0.25 if augment else 0.5)  # crops of a bar often miss it
+    assert row["test_top1"] > (0.25 if c.supervised.augment else 0.5)  # crops often miss the bar
     assert "test_top5" not in row
+    watched = [r["step"] for r in metrics.read(workdir) if "test_top1" in r]
+    assert watched == list(range(8, 4 * int(c.epochs) + 1, 8))
+
+
+def test_the_accuracy_is_that_of_the_converted_head(probed):
+    """What convert takes from the workdir gives the logits of that head, BatchNorm folded in."""
+    c, workdir = probed
+    contents = convert.read(workdir)
+    head = metrics.read(workdir)[-1]["head"]
+    assert contents.config.optim.base_lr == describe_head(c, head)["base_lr"]
+    kernel, bias = (contents.leaves[f"params/classifier/{n}"] for n in ("kernel", "bias"))
+    x = experiment.build(c)
+    state = checkpoint.Checkpoints(workdir, c.checkpoint).restore(experiment.abstract_state(x))
+    with experiment.eval_batches(x, x.data.test) as batches:
+        batch = next(batches)
+    images = experiment.eval_images(x, batch)
+    features, _ = jax.jit(x.method.encode)(state.params, state.method_state, images)
+    logits = x.method.classify(state.params, state.method_state, features)[head]
+    np.testing.assert_allclose(np.asarray(features) @ kernel + bias, logits, rtol=1e-4, atol=1e-4)
+    convert.write(workdir.parent / "probe.pth.tar", contents, "lincls")
+    back = convert.read(workdir.parent / "probe.pth.tar").leaves
+    np.testing.assert_array_equal(back["params/classifier/kernel"], kernel)
+    np.testing.assert_array_equal(
+        back["params/backbone/norm/scale"], final(workdir)["params/backbone/norm/scale"]
+    )
+
+
+def test_a_probe_resumes_with_the_same_bits(probed, tmp_path):
+    c, workdir = probed
+    shutil.copytree(workdir, tmp_path / "run")
+    whole = final(workdir)
+    shutil.rmtree(steps_of(tmp_path / "run")[-1])
+    features = [p.stat().st_mtime_ns for p in (tmp_path / "run").glob("features/*/*")]
+    assert train.run(c, tmp_path / "run") == 0
+    again = final(tmp_path / "run")
+    assert whole.keys() == again.keys()
+    for name, leaf in whole.items():
+        np.testing.assert_array_equal(again[name], leaf, err_msg=name)
+    (record,), (first,) = results.read(tmp_path / "run"), results.read(workdir)
+    assert record["metrics"] == first["metrics"]
+    assert features == [p.stat().st_mtime_ns for p in (tmp_path / "run").glob("features/*/*")]
+    assert len(features) == (0 if c.supervised.augment else 3)
+
+
+def test_another_network_in_the_same_workdir_is_refused(trained, probed, tmp_path):
+    c, workdir = probed
+    c = c.copy_and_resolve_references()
+    c.init = ""
+    with pytest.raises(CheckpointError, match=r"-init = .*\n.*init = ''"):
+        train.run(c, workdir)
+
+
+def test_features_of_another_network_are_made_anew(trained, tmp_path):
+    source, init = trained
+    c = sweep(source, init, augment=False)
+    for name in (str(init), ""):
+        c.init = name
+        x = experiment.build(c)
+        state = first_state(x, tmp_path)
+        found = watch.with_features(x, state, tmp_path)
+        assert found.data.train.images.shape == (64, 16)
+        assert found.held_out.images.shape == (16, 16)
+        np.testing.assert_array_equal(found.data.train.labels, x.data.train.labels)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_a_backbone_that_changes_is_an_error(trained, tmp_path, monkeypatch):
+    source, init = trained
+    c = sweep(source, init)
+    x = experiment.build(c)
+    _, check, _ = watch.make_watches(x, tmp_path, None)
+    state = first_state(x, tmp_path)
+    check.measure(state, 0)
+    check.measure(state, x.steps)
+    stats = state.method_state["stats"]
+    stats["backbone"]["norm"]["mean"] = stats["backbone"]["norm"]["mean"].at[0, 3].add(1e-7)
+    with pytest.raises(CheckpointError, match=r"backbone changed.*norm/mean \(1 of"):
+        check.measure(state, x.steps)
+
+
+def test_raw_pixels_are_probed_by_the_same_command(trained, tmp_path):
+    c = sweep(trained[0], "", augment=False)
+    c.model.name = "pixels"
+    assert train.run(c, tmp_path / "run") == 0
+    assert metrics.read(tmp_path / "run")[-1]["test_top1"] > 0.9
+    assert final(tmp_path / "run")["params/classifier/kernel"].shape == (6, 144, 3)
+
+
+def write_folder(root):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 40), ("val", 10)):
+        for i in range(count):
+            pixels = rng.integers(0, 120, (72, 80, 3), dtype=np.uint8)
+            pixels[:, :, i % 2] += 100
+            path = root / part / f"class{i % 2}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return f"folder:{root}"
+
+
+def test_fine_tuning_on_encoded_images_with_few_labels(tmp_path):
+    """All of DeiT's recipe, one cropped view, half of the labels."""
+    c = finetune_config(write_folder(tmp_path / "images"))
+    c.data.label_share = 0.5
+    x = experiment.build(c)
+    assert len(x.data.train) == 20
+    with experiment.train_batches(x, 0) as batches:
+        assert next(batches)["image"].shape == (16, 1, 12, 12, 3)
+    assert train.run(c, tmp_path / "run") == 0
+    (record,) = results.read(tmp_path / "run")
+    assert (record["evaluation"], record["examples"]) == ("finetune", 10)
+    assert record["settings"]["label_share"] == 0.5
+    assert record["metrics"].keys() == {"top1"}
+    contents = convert.read(tmp_path / "run")
+    assert contents.leaves["params/classifier/kernel"].shape == (16, 2)
+    rows = metrics.read(tmp_path / "run")
+    assert all(np.isfinite(row["loss"]) for row in rows[1:])
+    assert rows[-1]["grad_norm_first"] > 0
+
+
+def test_fine_tuning_starts_from_fixed_positions_and_moves_them(trained, tmp_path):
+    source, _ = trained
+    pre = tiny_config("v3", source)
+    pre.epochs, pre.knn.every_epochs = 0.4, 0.0
+    assert train.run(pre, tmp_path / "pre") == 0
+    c = finetune_config(source)
+    c.init, c.init_part, c.epochs = str(tmp_path / "pre"), "backbone", 0.4  # the first step has rate 0
+    x = experiment.build(c)
+    state = first_state(x, tmp_path)
+    position = np.asarray(state.params["backbone"]["pos_embed"])
+    assert position.shape == (1, 10, 16)
+    assert (position[0, 0] == 0).all()
+    assert train.run(c, tmp_path / "run") == 0
+    assert (final(tmp_path / "run")["params/backbone/pos_embed"] != position).any()
+
+
+def test_the_command_probes_and_fine_tunes(trained, tmp_path):
+    """Two devices, the recipes of configs/, on tiny images and a tiny network."""
+    source, init = trained
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    }
+    tiny = ("--config.model.name=vit_tiny", "--config.model.vit.patch=4",
+            "--config.model.vit.width=16", "--config.model.vit.depth=2",
+            "--config.model.vit.heads=2", "--config.model.vit.norm=batch",
+            f"--config.data.source={source}", "--config.data.batch_size=16",
+            "--config.data.image_size=12", f"--config.init={init}", "--config.epochs=1",
+            "--config.log.tensorboard=False")  # fmt: skip
+    for name, title in (("linear", "Linear probe: top1"), ("finetune", "Fine-tuning: top1")):
+        command = [sys.executable, "-m", "moco_jax.main", f"--config=configs/{name}.py:demo"]
+        done = subprocess.run(
+            [*command, *tiny, f"--workdir={tmp_path / name}"],
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert title in done.stderr
+        assert ("Backbone unchanged: the checksums of its" in done.stderr) == (name == "linear")
+
+
+class TestBadInput:
+    def check(self, c, message, error=ValueError):
+        with pytest.raises(error, match=message):
+            experiment.build(c)
+
+    def test_no_labels(self, tmp_path):
+        c = probe_config(write_npz(tmp_path / "x.npz", labels=False, test_images=4))
+        self.check(c, "needs labelled training images")
+
+    def test_no_test_images(self, tmp_path):
+        self.check(probe_config(write_npz(tmp_path / "x.npz")), "needs labelled test images")
+
+    def test_options_that_have_no_meaning(self, trained):
+        for change, message in (
+            ({"train_backbone": True, "lrs": (1.0,)}, r"lrs=\(1.0,\): expected \(\)"),
+            ({"train_backbone": True, "batch_norm": True}, "batch_norm=True: expected False"),
+            ({"train_backbone": True, "augment": False}, "augment=False: expected True"),
+            ({"augment": False, "mixup": 0.8}, "mixup=0.8: expected 0.0"),
+            ({"lrs": (0.0,)}, "expected rates above 0"),
+            ({"label_smoothing": 1.5}, r"label_smoothing=1.5: expected a value in \[0, 1\]"),
+            ({"cutmix": -1.0}, "cutmix=-1.0: expected 0 or more"),
+            ({"lrs": (1.0,), "held_out": 1.0}, "held_out=1.0: expected above 0"),
+        ):
+            c = probe_config(trained[0])
+            c.supervised.update(change)
+            self.check(c, message)
+
+    def test_slices_of_a_batch(self, trained):
+        c = probe_config(trained[0])
+        c.accumulate = 2
+        self.check(c, "accumulate=2: expected 1 with method.name='supervised'")
+
+    def test_pixels_cannot_be_fine_tuned(self, trained):
+        c = finetune_config(trained[0])
+        c.model.name = "pixels"
+        self.check(c, "model.name='pixels' has nothing that fine-tuning trains")
+
+    def test_a_checkpoint_of_another_architecture(self, trained, tmp_path):
+        source, init = trained
+        c = sweep(source, init)
+        c.model.vit.width = 32
+        with pytest.raises(CheckpointError, match=r"(?s)another network.*16\].*32\]"):
+            train.run(c, tmp_path / "run")
+
+    def test_a_classifier_of_another_number_of_classes(self, trained, tmp_path):
+        source, _ = trained
+        c = finetune_config(source)
+        c.epochs = 0.2
+        assert train.run(c, tmp_path / "three") == 0
+        with np.load(source.removeprefix("npz:")) as arrays:
+            arrays = dict(arrays)
+        arrays["labels"][0] = 3
+        np.savez(tmp_path / "four.npz", **arrays)
+        c.init, c.init_part = str(tmp_path / "three"), "weights"
+        c.data.source = f"npz:{tmp_path}/four.npz"
+        with pytest.raises(CheckpointError, match=r"classifier/bias: float32\[3\].*\[4\]"):
+            train.run(c, tmp_path / "four")
+
+    def test_test_labels_that_are_no_class(self, trained, tmp_path):
+        with np.load(trained[0].removeprefix("npz:")) as arrays:
+            arrays = dict(arrays)
+        arrays["test_labels"][5] = 7
+        np.savez(tmp_path / "x.npz", **arrays)
+        c = probe_config(f"npz:{tmp_path}/x.npz")
+        with pytest.raises(ValueError, match=r"1 of the evaluated images have none of the 3"):
+            train.run(c, tmp_path / "run")
+
+    @pytest.mark.parametrize("augment", [True, False])
+    def test_features_that_are_not_finite(self, trained, tmp_path, augment, monkeypatch):
+        source, init = trained
+        shutil.copytree(init, tmp_path / "init")
+        x = experiment.build(tiny_config("v1", source))
+        store = checkpoint.Checkpoints(tmp_path / "init", x.config.checkpoint)
+        state = store.restore(experiment.abstract_state(x))
+        scale = state.params["backbone"]["norm"]["scale"]
+        state.params["backbone"]["norm"]["scale"] = scale.at[2].set(np.nan)
+        broken = checkpoint.Checkpoints(tmp_path / "broken", x.config.checkpoint)
+        broken.save(5, state, experiment.recorded(x))
+        broken.wait()
+        c = sweep(source, tmp_path / "broken", augment)
+        with pytest.raises(ValueError, match=r"not finite|NaN"):
+            train.run(c, tmp_path / "run")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax.data import arrays, crop, fashion
+from moco_jax.data import arrays, crop, fashion, subset
 from moco_jax.data.source import ArraySource, EncodedSource, open_source
 from tests import tiny_tfds
 
@@ -276,6 +276,10 @@ def test_tfds_images_come_with_their_labels(tfds_dir):
     assert labels(train) == [level // 10 % 2 for level in levels(train)]
     assert (train.labelled, train.class_names, train.channels) == (True, ("even", "odd"), 3)
     assert train.item_name(3) == "tfds:tiny_images:1.0.0 train[3]"
+    np.testing.assert_array_equal(subset.labels_of(train), labels(train))
+    part = subset.label_share(train, 0.3, seed=0)
+    np.testing.assert_array_equal(subset.labels_of(part), labels(part))
+    assert sorted(labels(part)) == [0, 0, 0, 1, 1, 1]
     assert pickle.loads(pickle.dumps(train)).read(1) == train.read(1)
 
 
