@@ -74,14 +74,12 @@ def _source(name: str, builder: tfds.core.DatasetBuilder, split: str) -> Encoded
         item_name=f"tfds:{name} {split}[{{}}]".format,
         labelled=label is not None,
         class_names=tuple(builder.info.features[label].names) if label else (),
-        read_labels=functools.partial(_labels, builder, split, label) if label else None,
+        read_labels=functools.partial(_labels, records, label) if label else None,
     )
 
 
-def _labels(builder: tfds.core.DatasetBuilder, split: str, label: str) -> np.ndarray:
-    """All labels; the records are read whole, their images left alone."""
-    decoders = tfds.decode.PartialDecoding({label: builder.info.features[label]})
-    records = builder.as_data_source(split, decoders=decoders)
+def _labels(records: Sequence[dict[str, Any]], label: str) -> np.ndarray:
+    """All labels; the records are read whole, their images not decoded."""
     return np.array([record[label] for record in records], np.int32)
 
 
