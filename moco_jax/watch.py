@@ -147,6 +147,9 @@ def _unchanged(x: Experiment, workdir: pathlib.Path) -> Callable[[TrainState, in
         if position == 0:
             file.write_text(json.dumps(sums, indent=1) + "\n")
             return {}
+        if not file.exists():
+            log.warning("%s is gone: whether the backbone changed is not known", file)
+            return {}
         first = json.loads(file.read_text())
         changed = sorted(name for name in first | sums if first.get(name) != sums.get(name))
         if changed:

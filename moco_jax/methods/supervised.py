@@ -88,7 +88,8 @@ def make(
             variables = {"batch_stats": stats["classifier"]}
             normed, new = norm.apply(variables, features, train, mutable=["batch_stats"])
             x, stats = jnp.stack([features, normed]), stats | {"classifier": new["batch_stats"]}
-        kernel, bias = params["classifier"]["kernel"], params["classifier"]["bias"]
+        classifier = gathered(params["classifier"])
+        kernel, bias = classifier["kernel"], classifier["bias"]
         kernel = kernel.reshape(variants, -1, *kernel.shape[-2:])
         logits = jnp.einsum("vbf,vrfk->vrbk", x, kernel, precision="highest")
         logits = logits.reshape(-1, len(features), classes)
@@ -119,14 +120,13 @@ def make(
         features, _ = extract(params, state["stats"], images)
         return features, classify(params, state, features)[OWN]
 
+    layers = tuple(f"backbone/{name}" for name in backbone.layers)
     return Method(
         init=init,
         loss=loss,
         encode=encode,
         chance_loss=math.log(classes),
-        layers=tuple(f"backbone/{name}" for name in backbone.layers)
-        if s.train_backbone
-        else ("classifier",),
+        layers=layers if s.train_backbone else ("classifier",),
         recipe=_recipe(config, rates, classes),
         classify=classify,
         heads=() if s.train_backbone else _multiples(rates) * variants,
