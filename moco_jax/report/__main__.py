@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax
 
 from moco_jax import report
+from moco_jax.commandline import guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,12 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # nothing is computed
     default = report.FILE if len(flags.runs) > 1 else pathlib.Path(flags.runs[0], report.FILE)
-    try:
-        print(report.compare(flags.runs, flags.out or default))
-    except (ValueError, OSError) as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return guarded(lambda: print(report.compare(flags.runs, flags.out or default)))
 
 
 if __name__ == "__main__":
