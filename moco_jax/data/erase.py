@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from moco_jax.data.resize import first_box, sample_boxes
+from moco_jax.ops.mix import box_mask
 
 
 def sample_erase_box(
@@ -42,8 +43,4 @@ def sample_erase_box(
 
 def erase(image: Array, box: Array, noise: Array) -> Array:
     """Puts `noise` (H, W, C) in the place of an image (H, W, C) inside the box, int32 (4,)."""
-    top, left, height, width = box
-    rows, columns = (jnp.arange(size) for size in image.shape[:2])
-    inside = ((rows >= top) & (rows < top + height))[:, None]
-    inside &= ((columns >= left) & (columns < left + width))[None, :]
-    return jnp.where(inside[..., None], noise, image)
+    return jnp.where(box_mask(box, *image.shape[:2])[..., None], noise, image)

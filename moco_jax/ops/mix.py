@@ -83,12 +83,25 @@ def cutmix_box(share: jax.Array, centre: jax.Array, height: int, width: int) -> 
 
 def mix_images(images: jax.Array, mix: Mix) -> jax.Array:
     """Mixes images (B, H, W, C) float32 with those in reverse order."""
-    rows, columns = (jnp.arange(n, dtype=jnp.float32) for n in images.shape[1:3])
-    top, left, height, width = mix.box
-    inside = ((rows >= top) & (rows < top + height))[:, None]
-    inside &= ((columns >= left) & (columns < left + width))[None]
-    own = jnp.where(height * width > 0, jnp.where(inside, 0.0, 1.0), mix.share)
+    height, width = mix.box[2:]
+    outside = jnp.where(box_mask(mix.box, *images.shape[1:3]), 0.0, 1.0)
+    own = jnp.where(height * width > 0, outside, mix.share)
     return _with_partner(images, own[None, :, :, None])
+
+
+def box_mask(box: jax.Array, height: int, width: int) -> jax.Array:
+    """Which pixels of an image lie in a box: bool (H, W).
+
+    Args:
+      box: (4,), top, left, height and width in pixels.
+      height: H, of the image.
+      width: W.
+    """
+    top, left, box_height, box_width = box
+    rows, columns = (jnp.arange(size, dtype=box.dtype) for size in (height, width))
+    inside_rows = (rows >= top) & (rows < top + box_height)
+    inside_columns = (columns >= left) & (columns < left + box_width)
+    return inside_rows[:, None] & inside_columns[None, :]
 
 
 def mix_targets(targets: jax.Array, mix: Mix) -> jax.Array:
