@@ -21,6 +21,7 @@ OPTIMIZERS = ("sgd", "lars", "lamb", "adamw")
 SCHEDULES = ("cosine", "step")
 BACKENDS = ("auto", "cpu", "gpu", "tpu")
 DTYPES = ("auto", "float32", "bfloat16")
+FEATURES = ("backbone", "projection")  # what an encoder gives
 INIT_PARTS = ("all", "weights", "backbone")
 
 # What decides the numbers of a run: a checkpoint made under other values is not continued.

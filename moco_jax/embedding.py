@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 
 from moco_jax import mesh as meshes
 from moco_jax.commandline import numbers
-from moco_jax.config import BACKENDS, DTYPES
+from moco_jax.config import BACKENDS, DTYPES, FEATURES
 from moco_jax.convert.arch import ARCHS
 from moco_jax.convert.contents import ENCODERS
 from moco_jax.data import augment, pipeline, transfer
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Source, Splits
-from moco_jax.encoder import FEATURES, Encoder, load
+from moco_jax.encoder import Encoder, load
 from moco_jax.evals.features import Encode
 
 

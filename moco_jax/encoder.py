@@ -18,7 +18,7 @@ import numpy as np
 
 from moco_jax import convert
 from moco_jax.checkpoint import checksums_of, compare, named
-from moco_jax.config import DTYPES, ConfigDict, choose
+from moco_jax.config import DTYPES, FEATURES, ConfigDict, choose
 from moco_jax.convert.contents import ENCODERS, Contents, select
 from moco_jax.convert.formats.ours import spread
 from moco_jax.convert.position import resize
@@ -28,7 +28,6 @@ from moco_jax.data.workers import cores
 from moco_jax.errors import CheckpointError, NotFiniteError
 from moco_jax.methods.base import Networks, make_networks
 
-FEATURES = ("backbone", "projection")
 Tree = Any
 
 

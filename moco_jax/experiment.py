@@ -10,7 +10,7 @@ import optax
 from clu import parameter_overview
 
 from moco_jax import mesh as meshes
-from moco_jax.config import ConfigDict, as_json, views_of
+from moco_jax.config import FEATURES, ConfigDict, as_json, views_of
 from moco_jax.data import augment, pipeline, subset, transfer
 from moco_jax.data.source import Source, Splits
 from moco_jax.evals import features
@@ -200,9 +200,11 @@ def make_monitor(x: Experiment) -> KnnMonitor:
     return KnnMonitor(x.config.knn, x.data, partial(eval_batches, x), x.mesh)
 
 
-def make_encode(x: Experiment) -> Callable[[TrainState, dict[str, jax.Array]], jax.Array]:
-    """The jitted function from state and evaluation batch to the features of `knn.features`."""
-    which = ("backbone", "projection").index(x.config.knn.features)
+def make_encode(
+    x: Experiment, features: str | None = None
+) -> Callable[[TrainState, dict[str, jax.Array]], jax.Array]:
+    """The jitted function from state and evaluation batch to features; None: `knn.features`."""
+    which = FEATURES.index(features or x.config.knn.features)
 
     def encode(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
         return x.method.encode(state.params, state.method_state, eval_images(x, batch))[which]

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from moco_jax import mesh as meshes
 from moco_jax import results
 from moco_jax.checkpoint import checksums_of, named
 from moco_jax.data.source import ArraySource, Source
@@ -24,8 +23,8 @@ from moco_jax.evals.features import extract
 from moco_jax.experiment import (
     Experiment,
     eval_batches,
-    eval_images,
     make_accuracy,
+    make_encode,
     make_monitor,
     make_pixels,
     on_features,
@@ -186,10 +185,7 @@ def with_features(x: Experiment, state: TrainState, workdir: pathlib.Path) -> Ex
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     folder = workdir / "features" / key
 
-    def encode(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
-        return x.method.encode(state.params, state.method_state, eval_images(x, batch))[0]
-
-    encode = jax.jit(meshes.inside(x.mesh, encode))
+    encode = make_encode(x, "backbone")
 
     def part(name: str, source: Source) -> ArraySource:
         make = lambda: extract(partial(encode, state), eval_batches(x, source))  # noqa: E731

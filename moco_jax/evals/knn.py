@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from moco_jax import results
-from moco_jax.config import ConfigDict, choose
+from moco_jax.config import FEATURES, ConfigDict, choose
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Splits
 from moco_jax.errors import NotFiniteError
@@ -131,7 +131,7 @@ def pairs_of(knn: ConfigDict) -> list[tuple[int, float]]:
     Raises:
       ValueError: one of them is not above 0, or `knn.features` is unknown.
     """
-    choose("knn.features", knn.features, ("backbone", "projection"))
+    choose("knn.features", knn.features, FEATURES)
     ks, temperatures = (knn.k, *knn.ks), (knn.temperature, *knn.temperatures)
     if min(ks) < 1 or not all(t > 0 for t in temperatures):
         raise ValueError(f"knn: k of {ks} and temperature of {temperatures}; expected above 0")
