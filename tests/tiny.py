@@ -5,6 +5,14 @@ import numpy as np
 from configs import finetune, v1_r50, v2_r50, v3_vit
 
 IMAGES, SIZE, BATCH = 80, 12, 16
+CONFIG_FILE = """
+from tests.tiny import tiny_config
+def get_config(method):
+    c = tiny_config(method, {source!r})
+    c.checkpoint.every_steps = 3
+    c.log.every_steps = 1
+    return c
+"""
 
 
 def write_npz(path, images=IMAGES, size=SIZE, channels=1, labels=True, test_images=0):
@@ -75,3 +83,10 @@ def finetune_config(source: str):
     c.epochs, c.optim.warmup_epochs, c.supervised.every_epochs = 1.0, 0.1, 1.0
     c.log.update(every_steps=1, tensorboard=False)
     return c
+
+
+def write_config_file(folder):
+    """Images and a config.py of their tiny runs, as programs take it; returns the source's name."""
+    source = write_npz(folder / "images.npz")
+    (folder / "config.py").write_text(CONFIG_FILE.format(source=source))
+    return source

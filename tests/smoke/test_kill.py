@@ -16,24 +16,14 @@ from moco_jax import experiment, metrics
 from moco_jax.checkpoint import Checkpoints
 from moco_jax.errors import EXIT_RESTART
 from tests.conftest import CACHE
-from tests.tiny import tiny_config, write_npz
+from tests.tiny import tiny_config, write_config_file
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = """
-from tests.tiny import tiny_config
-def get_config(method):
-    c = tiny_config(method, {source!r})
-    c.checkpoint.every_steps = 3
-    c.log.every_steps = 1
-    return c
-"""
 
 
 @pytest.fixture
 def source(tmp_path):
-    name = write_npz(tmp_path / "images.npz")
-    (tmp_path / "config.py").write_text(CONFIG.format(source=name))
-    return name
+    return write_config_file(tmp_path)
 
 
 def start(tmp_path, method, workdir, *flags):

@@ -15,18 +15,10 @@ import pytest
 from moco_jax import checkpoint, metrics, results
 from moco_jax.errors import EXIT_RESTART, EXIT_WRONG_INPUT
 from tests.conftest import CACHE
-from tests.tiny import write_npz
+from tests.tiny import write_config_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAST = 20
-CONFIG = """
-from tests.tiny import tiny_config
-def get_config(method):
-    c = tiny_config(method, {source!r})
-    c.checkpoint.every_steps = 3
-    c.log.every_steps = 1
-    return c
-"""
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))} | {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
@@ -39,8 +31,7 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     path = tmp_path_factory.mktemp("processes")
-    source = write_npz(path / "images.npz")
-    (path / "config.py").write_text(CONFIG.format(source=source))
+    write_config_file(path)
     return path
 
 
