@@ -3,6 +3,7 @@
 B batch, H and W height and width, C channels, F features.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,8 +33,44 @@ def _conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Co
     """A convolution padded as PyTorch's: evenly, whereas "SAME" depends on the image size."""
     return nn.Conv(
         features, (size, size), stride, padding=size // 2, use_bias=False, dtype=dtype,
-        kernel_init=_kernel_init, name=name,
+        kernel_init=_kernel_init, conv_general_dilated=convolve, name=name,
     )  # fmt: skip
+
+
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """`lax.conv_general_dilated` without dilation, fast on the smallest maps too.
+
+    XLA exchanges image and kernel where the kernel is the larger, and on CPUs has no fast program
+    for that: 3x3 convolutions to 2x2 take 3 to 30 times as long as one product of the patches.
+
+    Args:
+      x: (B, H, W, C).
+      kernel: (h, w, C, F).
+      strides: down and across.
+      padding: pixels before and after, down and across.
+      **options: the others of `lax.conv_general_dilated`, as `nn.Conv` gives them.
+
+    Returns:
+      (B, H', W', F).
+    """
+    size = kernel.shape[:2]
+    ends = [n + sum(pad) - k for n, pad, k in zip(x.shape[1:3], padding, size, strict=True)]
+    if max(end // stride for end, stride in zip(ends, strides, strict=True)) > 1 or max(size) == 1:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    patches = [
+        x[:, i : i + ends[0] + 1 : strides[0], j : j + ends[1] + 1 : strides[1]]
+        for i in range(size[0])
+        for j in range(size[1])
+    ]
+    kernel = kernel.reshape(-1, kernel.shape[-1])
+    return jnp.matmul(jnp.concatenate(patches, -1), kernel, precision=options.get("precision"))
 
 
 class Block(nn.Module):

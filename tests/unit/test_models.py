@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from moco_jax import config, models
 from moco_jax.models.heads import make_head
 from moco_jax.models.norm import BatchNorm
-from moco_jax.models.resnet import ResNet
+from moco_jax.models.resnet import ResNet, convolve
 from moco_jax.models.tokens import patch_grid
 from moco_jax.models.vit import ViT, drop_path
 
@@ -94,6 +94,36 @@ def test_backbone(name):
     assert set(net.layers[1:]) == set(blocks)
     assert net.layers[-1] == max(blocks, key=lambda k: (k[:6], int(k.split("_")[1])))
     assert all(count(variables["params"][path]) for path in net.layers)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "stride"),
+    [(1, 1, 1), (2, 2, 1), (2, 1, 1), (2, 2, 2), (3, 3, 2), (4, 4, 2), (4, 3, 2), (5, 4, 2)],
+)
+def test_convolution_of_the_smallest_maps(height, width, stride):
+    """As XLA's own, with both gradients; 1e-5: sums of 9 x 5 products in another order."""
+    x, kernel = images(3, height, width, 5), images(3, 3, 5, 4)
+    strides, padding = (stride, stride), [(1, 1), (1, 1)]
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def outcome(conv):
+        y, back = jax.vjp(lambda *a: conv(*a, strides, padding, **options), x, kernel)
+        return y, *back(jnp.cos(y))
+
+    for ours, theirs in zip(outcome(convolve), outcome(jax.lax.conv_general_dilated), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_only_the_smallest_maps_are_products():
+    def operations(side):
+        net = make("resnet18", size=side, width=1 / 8)
+        x = jnp.zeros((1, side, side, 3))
+        variables = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))
+        return str(jax.make_jaxpr(lambda v: net.apply(v, x, train=False))(variables))
+
+    # Of 17 convolutions larger than 1x1, those of the stages with maps of 2x2 and 1x1.
+    assert operations(224).count("dot_general") == 0
+    assert operations(32).count("dot_general") == 8
 
 
 @pytest.mark.parametrize(("width", "millions"), [(2, 94), (4, 375)])
