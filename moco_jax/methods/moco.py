@@ -17,6 +17,8 @@ from moco_jax.ops.queue import enqueue, init_queue
 
 log = logging.getLogger(__name__)
 
+QUEUE = 2**31  # sets the queue's random key apart from those that `Networks.init` splits
+
 
 def make(
     config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: int, classes: int = 0
@@ -41,12 +43,11 @@ def make(
     query_views, key_views = ((0, 1), (1, 0)) if t.symmetric else ((0,), (1,))
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
-        net_key, queue_key = jax.random.split(key)
-        params, stats = nets.init(net_key, jnp.zeros((1, *image_shape)))
+        params, stats = nets.init(key, jnp.zeros((1, *image_shape)))
         state = {
             "stats": stats,
             "target": jax.tree.map(jnp.copy, {"params": params, "stats": stats}),
-            "queue": init_queue(queue_key, t.queue_size, t.projector.out),
+            "queue": init_queue(jax.random.fold_in(key, QUEUE), t.queue_size, t.projector.out),
             "queue_ptr": jnp.zeros((), jnp.int32),
         }
         return params, state

@@ -126,6 +126,13 @@ def test_the_key_encoder_and_the_digest(run, tmp_path):
     assert random.digest != query.digest
 
 
+def test_untrained_is_what_training_starts_from(run):
+    path, x, state = run
+    start = encoder.untrained(moco_jax.load(path), x.config.seed).params["params"]
+    for name in start:
+        jax.tree.map(np.testing.assert_array_equal, start[name], state.params[name])
+
+
 def test_a_file_of_another_program(run, tmp_path):
     convert.convert(run[0], tmp_path / "x.safetensors")
     ours, theirs = (
