@@ -1,5 +1,6 @@
 """Batches made ahead of time by a thread, and the time truly lost in waiting for them."""
 
+import atexit
 import collections
 import threading
 import time
@@ -42,6 +43,8 @@ class Prefetcher:
         self._ended = self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
+        # A daemon thread that is still inside XLA when Python ends aborts the process.
+        atexit.register(self.close)
         self._thread.start()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -91,6 +94,7 @@ class Prefetcher:
             self._ready.clear()
             self._changed.notify_all()
         self._thread.join()
+        atexit.unregister(self.close)
 
     def _fill(self) -> None:
         try:

@@ -1,5 +1,7 @@
 """The prefetcher: order, errors, ends, and which waiting counts."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -120,3 +122,19 @@ def test_waiting_counts_from_the_moment_the_device_is_idle():
         batches.get(busy=lambda: time.perf_counter() - start < 0.2)
         total = time.perf_counter() - start
         assert batches.wait_seconds == pytest.approx(total - 0.2, abs=0.05)
+
+
+def test_the_end_of_the_program_ends_the_thread():
+    """Otherwise the thread may be inside XLA when Python goes, which aborts the process."""
+    script = """
+from moco_jax.data.prefetch import Prefetcher
+def batches():
+    try:
+        while True:
+            yield {}
+    finally:
+        print("closed")
+next(Prefetcher(batches(), 2))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
