@@ -2,8 +2,8 @@
 
 python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo          (or: make demo)
 python -m moco_jax.main --config=configs/demo.py:long --workdir=runs/demo_long
-2 CPU cores, 4.5 minutes: kNN top-1 77.3 (untrained encoder 56.9, raw pixels 81.3).
-The long run, five times as many steps: 82.7, which is 1.4 above raw pixels.
+2 CPU cores, 5 minutes: kNN top-1 81.6 (untrained encoder 27.5, raw pixels 81.2).
+The long run: three times as many steps.
 """
 
 from moco_jax import config
@@ -13,13 +13,13 @@ from moco_jax.config import ConfigDict
 def get_config(variant: str = "short") -> ConfigDict:
     variant = config.choose("variant", variant, ("short", "long"))
     c = config.default()
-    c.epochs = 8.0 if variant == "short" else 40.0
+    c.epochs = 80.0 if variant == "short" else 240.0
     c.data.update(source="embedded", batch_size=128, image_size=28, eval_crop_share=1.0)
     c.model.name = "resnet18"
-    c.model.resnet.update(width=0.25, stem="cifar", zero_init_residual=True)
+    c.model.resnet.update(width=0.25, zero_init_residual=True)
     c.method.update(temperature=0.1, ema=0.99, queue_size=2048, projector=config.mlp(hidden=0))
     c.optim.update(base_lr=0.2, weight_decay=5e-4)
-    c.knn.update(every_epochs=2.0 if variant == "short" else 5.0, k=20)
-    c.log.every_steps = 25
-    c.checkpoint.every_steps = 100
+    c.knn.update(every_epochs=20.0 if variant == "short" else 30.0, k=20)
+    c.log.every_steps = 100
+    c.checkpoint.every_steps = 500
     return c

@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     c = demo.get_config()
     c.epochs = 100.0
     c.data.update(source="npz:fashion.npz", batch_size=512)
-    c.model.resnet.width = 1.0
+    c.model.resnet.update(width=1.0, stem="cifar")
     c.method.update(queue_size=16384, bn_group_size=64, projector=config.mlp(hidden=0))
     c.optim.base_lr = 0.06
     c.knn.update(every_epochs=10.0, k=20)
