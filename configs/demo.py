@@ -3,7 +3,7 @@
 python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo          (or: make demo)
 python -m moco_jax.main --config=configs/demo.py:long --workdir=runs/demo_long
 2 CPU cores, 5 minutes: kNN top-1 81.6 (untrained encoder 27.5, raw pixels 81.2).
-The long run: three times as many steps.
+The long run, three times as many steps, about 12 minutes: 83.2.
 """
 
 from moco_jax import config
