@@ -13,7 +13,7 @@ rate of 5e-4 at 512 images is base_lr 2.5e-4 here, the transfer's of 3e-4 at 128
 TFDS's Flowers-102 is trained on its 1,020 training images and tested on its validation images.
 ImageNet, ViT-B: a day on 8 GPUs (not measured). :demo takes 1 minute on 2 CPU cores: a small
 ResNet on the embedded images; as many steps for any share of the labels. With 1% of them it has
-71.2 after `make demo`, 64.5 from scratch at the rate best there (benchmarks/RESULTS.md).
+73.2 after `make demo`, 67.0 from scratch at the rate best there (benchmarks/RESULTS.md).
 """
 
 from configs import demo, v3_vit
