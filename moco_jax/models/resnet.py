@@ -44,10 +44,11 @@ def convolve(
     padding: Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated` without dilation, fast on the smallest maps too.
+    """`lax.conv_general_dilated` without dilation or groups, fast on the smallest maps too.
 
     XLA exchanges image and kernel where the kernel is the larger, and on CPUs has no fast program
-    for that: 3x3 convolutions to 2x2 take 3 to 30 times as long as one product of the patches.
+    for that: convolutions to 2x2 take up to nine times as long as one product of the patches
+    (benchmarks/RESULTS.md).
 
     Args:
       x: (B, H, W, C).
@@ -59,15 +60,17 @@ def convolve(
     Returns:
       (B, H', W', F).
     """
-    size = kernel.shape[:2]
-    ends = [n + sum(pad) - k for n, pad, k in zip(x.shape[1:3], padding, size, strict=True)]
-    if max(end // stride for end, stride in zip(ends, strides, strict=True)) > 1 or max(size) == 1:
+    height, width = kernel.shape[:2]
+    down, across = strides
+    rows = (x.shape[1] + sum(padding[0]) - height) // down + 1
+    columns = (x.shape[2] + sum(padding[1]) - width) // across + 1
+    if max(rows, columns) > 2 or height == width == 1:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     patches = [
-        x[:, i : i + ends[0] + 1 : strides[0], j : j + ends[1] + 1 : strides[1]]
-        for i in range(size[0])
-        for j in range(size[1])
+        x[:, i : i + rows * down : down, j : j + columns * across : across]
+        for i in range(height)
+        for j in range(width)
     ]
     kernel = kernel.reshape(-1, kernel.shape[-1])
     return jnp.matmul(jnp.concatenate(patches, -1), kernel, precision=options.get("precision"))
