@@ -1,0 +1,19 @@
+"""One evaluation as a run of the trainer, for the benchmarks that compare several."""
+
+import pathlib
+from typing import Any
+
+from moco_jax import results, train
+from moco_jax.config import ConfigDict
+
+
+def evaluated(config: ConfigDict, workdir: pathlib.Path, evaluation: str) -> dict[str, Any]:
+    """Runs `config`, or finds it complete in `workdir`; returns its record of results.json.
+
+    Raises:
+      SystemExit: a signal stopped the run.
+    """
+    if train.run(config, workdir):
+        raise SystemExit("stopped; the same command goes on")
+    (record,) = (r for r in results.read(workdir) if r["evaluation"] == evaluation)
+    return record
