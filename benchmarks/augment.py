@@ -20,9 +20,9 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from moco_jax import experiment
 from moco_jax.data import augment
-from moco_jax.step import init_state, make_train_step
+from moco_jax.training import experiment
+from moco_jax.training.step import init_state, make_train_step
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment whose step is counted.")
 

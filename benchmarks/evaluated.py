@@ -3,8 +3,9 @@
 import pathlib
 from typing import Any
 
-from moco_jax import results, train
+from moco_jax import results
 from moco_jax.config import ConfigDict
+from moco_jax.training import loop
 
 
 def evaluated(config: ConfigDict, workdir: pathlib.Path, evaluation: str) -> dict[str, Any]:
@@ -13,7 +14,7 @@ def evaluated(config: ConfigDict, workdir: pathlib.Path, evaluation: str) -> dic
     Raises:
       SystemExit: a signal stopped the run.
     """
-    if train.run(config, workdir):
+    if loop.run(config, workdir):
         raise SystemExit("stopped; the same command goes on")
     (record,) = (r for r in results.read(workdir) if r["evaluation"] == evaluation)
     return record

@@ -28,7 +28,8 @@ from ml_collections import ConfigDict, config_flags
 
 from benchmarks import images
 from moco_jax import mesh as meshes
-from moco_jax.data import crop, loader, pipeline, transfer, workers
+from moco_jax.data import host_crop, loader, pipeline, transfer, workers
+from moco_jax.data.host_crop import Region
 from moco_jax.data.source import EncodedSource
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment whose data is read.")
@@ -69,25 +70,25 @@ def parts(source: EncodedSource, data: ConfigDict, peer: Jobs) -> dict[str, floa
     """
     index = sample(source)
     encoded = [source.read(i)[0] for i in index]
-    regions = [crop.Region(view.crop_area, view.crop_ratio) for view in (data.view1, data.view2)]
+    regions = [Region(view.crop_area, view.crop_ratio) for view in (data.view1, data.view2)]
     out = np.empty((2, data.image_size, data.image_size, 3), np.uint8)
     load = loader.views_loader(source, 0, regions, data.max_pixels)
 
     def views(i: int) -> None:
-        header = crop.read_header(encoded[i], data.max_pixels)
-        crop.random_views(encoded[i], header, crop.generator(0, 0, i), regions, out)
+        header = host_crop.read_header(encoded[i], data.max_pixels)
+        host_crop.random_views(encoded[i], header, host_crop.generator(0, 0, i), regions, out)
 
     times = best_times(
         {
             "whole": lambda i: load(index[i], 0, out),
             "read": lambda i: source.read(index[i]),
-            "decode": lambda i: crop.decode(encoded[i]),
+            "decode": lambda i: host_crop.decode(encoded[i]),
             "decode and crop": views,
         }
         | peer,
     )
     times["crop"] = times.pop("decode and crop") - times["decode"]
-    decoded = itertools.cycle([crop.decode(content) for content in encoded])
+    decoded = itertools.cycle([host_crop.decode(content) for content in encoded])
 
     def known(*_: object) -> np.ndarray:
         return next(decoded)

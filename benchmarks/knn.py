@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from moco_jax.mesh import make_mesh
-from moco_jax.ops import knn
+from moco_jax.ops import neighbours
 
 
 def unit(rng: np.random.Generator, n: int, c: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def searches(bank: np.ndarray, queries: np.ndarray, k: int) -> dict[str, Callabl
     index.add(bank)
     sklearn = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="euclidean").fit(bank)
     return {
-        "moco_jax": lambda: knn.nearest(queries, bank, k, mesh).index,
+        "moco_jax": lambda: neighbours.nearest(queries, bank, k, mesh).index,
         "faiss IndexFlatIP": lambda: index.search(queries, k)[1],
         "scikit-learn brute": lambda: sklearn.kneighbors(queries, return_distance=False),
     }
@@ -70,7 +70,7 @@ def peak() -> float:
 def measure_memory(images: int, count: int, features: int, k: int = 200) -> None:
     one = make_mesh(jax.devices()[:1])
     for n, m in ((images, count), (10 * images, 10 * count)):
-        needed = knn.device_bytes(m, n, features, k, one)
+        needed = neighbours.device_bytes(m, n, features, k, one)
         print(
             f"{n} x {features} and {m} queries, k = {k}: bank {4e-9 * n * features:.2f} GB, "
             f"queries {4e-9 * m * features:.2f} GB; on each device {needed / 1e9:.2f} GB"
@@ -82,7 +82,7 @@ def measure_memory(images: int, count: int, features: int, k: int = 200) -> None
             bank[start : start + 8000] = unit(rng, len(bank[start : start + 8000]), features)
         queries = unit(rng, count, features)
         before, begin = peak(), time.perf_counter()
-        knn.nearest(queries, bank, k, make_mesh())
+        neighbours.nearest(queries, bank, k, make_mesh())
         print(
             f"measured at {images} and {count}: {time.perf_counter() - begin:.0f} s, peak of the "
             f"process {peak():.2f} GB, {before:.2f} GB before the search"

@@ -20,8 +20,8 @@ from absl import app, flags
 from jax.experimental import topologies
 from ml_collections import ConfigDict, config_flags
 
-from moco_jax import experiment
 from moco_jax import mesh as meshes
+from moco_jax.training import experiment
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
 ACCUMULATE = flags.DEFINE_list("accumulate", ["1"], "Slices of the batch, to be compared.")

@@ -9,7 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from launch.local import free_port
-from moco_jax.line import Line
+from moco_jax.cluster.lifeline import Line
 
 CALLS = 100_000
 

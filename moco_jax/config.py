@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from moco_jax.errors import CheckpointError
+from moco_jax.errors import CheckpointError, InputError
 
 log = logging.getLogger(__name__)
 
@@ -218,13 +218,13 @@ def default() -> ConfigDict:
 
 
 def choose(name: str, value: str, known: Iterable[str]) -> str:
-    """Returns `value` when it is one of `known`; otherwise a ValueError naming the nearest."""
+    """Returns `value` when it is one of `known`; otherwise a InputError naming the nearest."""
     known = sorted(known)
     if value in known:
         return value
     near = difflib.get_close_matches(str(value), known, 1, 0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}{hint}")
+    raise InputError(f"{name}={value!r} is not one of {', '.join(known)}{hint}")
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

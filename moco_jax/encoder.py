@@ -25,7 +25,7 @@ from moco_jax.convert.position import resize
 from moco_jax.data import pipeline
 from moco_jax.data.images import ImageLike, as_list, prepare
 from moco_jax.data.workers import cores
-from moco_jax.errors import CheckpointError, NotFiniteError
+from moco_jax.errors import CheckpointError, InputError, NotFiniteError
 from moco_jax.methods.base import Networks, make_networks
 
 Tree = Any
@@ -91,7 +91,7 @@ class Encoder:
           float32 (N, F), N = 1 for a single image.
 
         Raises:
-          ValueError: an image is no image, or has other than C channels.
+          InputError: an image is no image, or has other than C channels.
           NotFiniteError: a feature is NaN or infinite.
         """
         found = list(self._batches(as_list(images)))
@@ -156,14 +156,14 @@ def load(
       heads: attention heads of a ViT, where the file leaves them open.
 
     Raises:
-      FileNotFoundError: there is nothing at `path`.
+      MissingError: there is nothing at `path`.
       CheckpointError: it cannot be read, or lacks what is asked for.
-      ValueError: an argument is wrong.
+      InputError: an argument is wrong.
     """
     choose("features", features, FEATURES)
     choose("encoder", encoder or "query", ENCODERS)
     if batch_size < 1 or (image_size is not None and image_size < 1):
-        raise ValueError(f"batch_size={batch_size}, image_size={image_size}: expected at least 1")
+        raise InputError(f"batch_size={batch_size}, image_size={image_size}: expected at least 1")
     contents = select(convert.read(path, arch=arch, heads=heads), encoder)
     if image_size:
         contents = resize(contents, image_size)
@@ -266,7 +266,7 @@ def _statistics(
     if not mean and not std and channels == 3:
         mean, std = pipeline.IMAGENET
     if not len(mean) == len(std) == channels or min(std) <= 0:
-        raise ValueError(
+        raise InputError(
             f"{path}: mean={mean}, std={std}; expected {channels} numbers in each, std above 0"
         )
     return mean, std

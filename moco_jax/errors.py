@@ -9,7 +9,23 @@ EXIT_WRONG_INPUT = 2  # the same command would fail again: config, data or workd
 EXIT_RESTART = 75
 
 
-class CheckpointError(RuntimeError):
+class WrongInputError(Exception):
+    """What the user gave cannot be used, and the same command would fail again: exit code 2.
+
+    Raised as one of its kinds, where input is checked, and nowhere else: a library's ValueError
+    may be the machine's trouble.
+    """
+
+
+class InputError(WrongInputError, ValueError):
+    """A value, or what a file holds, is not what is expected."""
+
+
+class MissingError(WrongInputError, FileNotFoundError):
+    """A file or folder that was named does not exist."""
+
+
+class CheckpointError(WrongInputError, RuntimeError):
     """A checkpoint that is there cannot be used."""
 
 
@@ -21,7 +37,7 @@ class WorkerError(RuntimeError):
     """A worker process that reads images ended, or failed in a way that it could not send."""
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(InputError):
     """Features with a NaN or an infinity.
 
     Attributes:

@@ -72,17 +72,18 @@ def main(argv: Sequence[str]) -> int:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     set_up_logging()
     # JAX starts here, after the flags are known to be right.
-    from moco_jax import distributed, train
+    from moco_jax.cluster import rendezvous
+    from moco_jax.training import loop
 
     line, code, text = None, EXIT_FAILED, "an error of the program"
     try:
-        place = distributed.find_place(
+        place = rendezvous.find_place(
             COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, START_TIMEOUT.value
         )
         if place:
             set_up_logging(place.index)
-            line = distributed.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
-        code = train.run(CONFIG.value, WORKDIR.value, line)
+            line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
+        code = loop.run(CONFIG.value, WORKDIR.value, line)
     except (ValueError, FileNotFoundError, CheckpointError) as error:
         code, text = _report(error, EXIT_WRONG_INPUT)
     except (TrainingDivergedError, WorkerError) as error:
@@ -90,9 +91,9 @@ def main(argv: Sequence[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if not line:
             raise
-        text = distributed.explain(error)
+        text = rendezvous.explain(error)
     if line:
-        distributed.leave(line, code, text)
+        rendezvous.leave(line, code, text)
     return code
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moco_jax.config import BACKENDS, choose
+from moco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def select_backend(backend: str) -> None:
     """Makes JAX run on `backend` or fails; 'auto' takes what JAX finds.
 
     Raises:
-      ValueError: the name is unknown.
+      InputError: the name is unknown.
       RuntimeError: the backend is not there. A run never falls back to the CPU unasked.
     """
     choose("backend", backend, BACKENDS)
@@ -64,13 +65,13 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mes
     together: it reads consecutive rows of each batch.
 
     Raises:
-      ValueError: `fsdp` does not divide the devices.
+      InputError: `fsdp` does not divide the devices.
     """
     if devices is None:
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     count = len(devices)
     if fsdp < 1 or count % fsdp:
-        raise ValueError(
+        raise InputError(
             f"mesh.fsdp={fsdp} must divide the {count} devices; nearest: {_nearest(fsdp, count)}"
         )
     return Mesh(np.array(devices).reshape(-1, fsdp), AXES)
@@ -99,13 +100,13 @@ def state_shardings(mesh: Mesh, state: Tree, shard_queue: bool = False) -> Tree:
       shard_queue: split the queue.
 
     Raises:
-      ValueError: the queue is to be split, and the devices do not divide its rows.
+      InputError: the queue is to be split, and the devices do not divide its rows.
     """
 
     def sharding(path: tuple, x: jax.Array) -> NamedSharding:
         names = {getattr(key, "key", getattr(key, "name", None)) for key in path}
         if "queue" in names and shard_queue and x.shape[0] % mesh.size:
-            raise ValueError(
+            raise InputError(
                 f"method.queue_size={x.shape[0]} must be a multiple of the {mesh.size} devices "
                 f"with mesh.shard_queue; nearest: {_multiples(x.shape[0], mesh.size)}"
             )
@@ -183,9 +184,9 @@ def _constrain(x: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 
 def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError, naming the nearest valid sizes, unless the devices divide the batch."""
+    """Raises InputError, naming the nearest valid sizes, unless the devices divide the batch."""
     if batch_size < 1 or batch_size % mesh.size:
-        raise ValueError(
+        raise InputError(
             f"{name}={batch_size} must be a positive multiple of the {mesh.size} devices; "
             f"nearest: {_multiples(batch_size, mesh.size)}"
         )

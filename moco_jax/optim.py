@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from moco_jax.config import OPTIMIZERS, SCHEDULES, ConfigDict, choose
+from moco_jax.errors import InputError
 
 
 def make_schedule(
@@ -33,7 +34,7 @@ def make_schedule(
       steps_per_epoch: need not be whole; epochs in `optim` are counted in such parts.
 
     Raises:
-      ValueError: an unknown schedule or a value out of range.
+      InputError: an unknown schedule or a value out of range.
     """
     choose("optim.schedule", optim.schedule, SCHEDULES)
     epochs = total_steps / steps_per_epoch
@@ -82,7 +83,7 @@ def make_optimizer(
       layers: `Method.layers`, for `optim.layer_decay`; the optimizer's state is the same without.
 
     Raises:
-      ValueError: an unknown optimizer, a value out of range, or a pattern that matches nothing.
+      InputError: an unknown optimizer, a value out of range, or a pattern that matches nothing.
     """
     _check(optim)
     groups = parameter_groups(optim, params)
@@ -171,14 +172,14 @@ def parameter_groups(optim: ConfigDict, params: Any) -> Any:
     excluded by one of `optim.exclude`, or by `optim.exclude_1d`.
 
     Raises:
-      ValueError: a pattern that is no regular expression or matches nothing, or patterns that
+      InputError: a pattern that is no regular expression or matches nothing, or patterns that
         together match everything.
     """
     paths = jax.tree_util.tree_map_with_path(lambda path, _: _name(path), params)
     frozen = _matching(optim, "freeze", jax.tree.leaves(paths))
     excluded = _matching(optim, "exclude", jax.tree.leaves(paths))
     if len(frozen) == len(jax.tree.leaves(paths)):
-        raise ValueError(f"optim.freeze={tuple(optim.freeze)} leaves no parameter to train")
+        raise InputError(f"optim.freeze={tuple(optim.freeze)} leaves no parameter to train")
 
     def group(path: str, leaf: jax.Array) -> str:
         if path in frozen:
@@ -262,7 +263,7 @@ def _check(optim: ConfigDict) -> None:
 
 def _require(optim: ConfigDict, name: str, ok: bool, expected: str) -> None:
     if not ok:
-        raise ValueError(f"optim.{name}={optim[name]} must be {expected}")
+        raise InputError(f"optim.{name}={optim[name]} must be {expected}")
 
 
 def _matching(optim: ConfigDict, name: str, paths: list[str]) -> set[str]:
@@ -272,13 +273,13 @@ def _matching(optim: ConfigDict, name: str, paths: list[str]) -> set[str]:
         try:
             matched = [path for path in paths if re.search(pattern, path)]
         except re.error as error:
-            raise ValueError(f"optim.{name}: {pattern!r} is not valid: {error}") from None
+            raise InputError(f"optim.{name}: {pattern!r} is not valid: {error}") from None
         if not matched:
             known = {
                 start for path in paths for start in accumulate(path.split("/"), "{}/{}".format)
             }
             near = ", ".join(get_close_matches(pattern, sorted(known), 3, 0.0))
-            raise ValueError(f"optim.{name}: {pattern!r} matches no parameter; nearest: {near}")
+            raise InputError(f"optim.{name}: {pattern!r} matches no parameter; nearest: {near}")
         matching.update(matched)
     return matching
 

@@ -4,8 +4,8 @@ import contextlib
 
 import jax
 
-from moco_jax import experiment
 from moco_jax.checkpoint import Checkpoints, named
+from moco_jax.training import experiment
 
 
 def write_workdir(path, config, change=lambda name, leaf: leaf):

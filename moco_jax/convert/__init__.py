@@ -1,4 +1,4 @@
-"""Checkpoints of other programs, read and written: `python -m moco_jax.convert SRC DST`.
+"""Checkpoints of other programs, read and written: `python -m moco_jax convert SRC DST`.
 
 `docs/convert.md` lists the formats. No pickle is executed, and PyTorch is not needed.
 """
@@ -15,6 +15,7 @@ from moco_jax.convert.contents import ENCODERS, Contents, select
 from moco_jax.convert.formats import FORMATS
 from moco_jax.convert.formats import read as _read
 from moco_jax.convert.position import resize
+from moco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def read(
       partial: take what fits and list what does not, in place of an error.
 
     Raises:
-      FileNotFoundError: there is nothing at `path`.
+      MissingError: there is nothing at `path`.
       CheckpointError: it is none of the formats, damaged, ambiguous or incomplete.
     """
     contents = _read(pathlib.Path(path), Hints(arch=arch, heads=heads, partial=partial))
@@ -62,16 +63,16 @@ def write(
         formats of one encoder.
 
     Raises:
-      ValueError: the path exists, or an argument does not fit the format.
+      InputError: the path exists, or an argument does not fit the format.
       CheckpointError: the format cannot hold these contents.
     """
     path = pathlib.Path(path)
     if path.exists():
-        raise ValueError(f"{path} exists; it is not overwritten")
+        raise InputError(f"{path} exists; it is not overwritten")
     to = format_of_path(path, contents) if to is None else to
     form = FORMATS[choose("to", to, [name for name, f in FORMATS.items() if f.save])]
     if form.whole and (encoder or image_size):
-        raise ValueError(f"encoder and image_size are for formats of one encoder, not for {to!r}")
+        raise InputError(f"encoder and image_size are for formats of one encoder, not for {to!r}")
     if not form.whole:
         if encoder:
             choose("encoder", encoder, ENCODERS)
@@ -112,7 +113,7 @@ def format_of_path(path: pathlib.Path, contents: Contents) -> str:
     torchvision's for a ResNet and timm's for a ViT.
 
     Raises:
-      ValueError: it stands for none.
+      InputError: it stands for none.
     """
     flat = "torchvision" if contents.config.model.name.startswith("resnet") else "timm"
     ends = {".pkl": "detectron2", ".pth": flat, ".safetensors": flat}
@@ -121,7 +122,7 @@ def format_of_path(path: pathlib.Path, contents: Contents) -> str:
     for end, name in ends.items():
         if path.name.endswith(end):
             return name
-    raise ValueError(f"{path.name!r} tells no format: name one with --to (to=...)")
+    raise InputError(f"{path.name!r} tells no format: name one with --to (to=...)")
 
 
 def describe(contents: Contents) -> str:

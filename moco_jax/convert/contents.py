@@ -125,7 +125,7 @@ def shapes_of(config: ConfigDict, channels: int, classes: int = 0) -> Shapes:
       classes: outputs of the classifier; 0: none.
 
     Raises:
-      ValueError: sizes that do not fit each other.
+      InputError: sizes that do not fit each other.
     """
     config = config.copy_and_resolve_references().unlock()
     config.method.bn_group_size = 0

@@ -51,7 +51,7 @@ def resize(contents: Contents, image_size: int) -> Contents:
     A learned one is interpolated, a fixed one is made anew, and a ResNet has none.
 
     Raises:
-      ValueError: the patches do not tile such images.
+      InputError: the patches do not tile such images.
     """
     model, old = contents.config.model, contents.config.data.image_size
     if image_size == old or model.name.startswith("resnet"):

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from moco_jax.convert.topickle import pieces
-from moco_jax.errors import CheckpointError
+from moco_jax.errors import CheckpointError, InputError
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -51,12 +51,12 @@ def _tensor(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:
     dtype, shape = DTYPES[entry["dtype"]], entry["shape"]
     begin, end = entry["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        raise ValueError(f"negative or broken numbers in {entry}")
+        raise InputError(f"negative or broken numbers in {entry}")
     size = 1
     for n in shape:
         size *= n
     if end - begin != size * dtype.itemsize or start + end > len(mapped):
-        raise ValueError(f"{entry} does not fit the file of {len(mapped)} bytes")
+        raise InputError(f"{entry} does not fit the file of {len(mapped)} bytes")
     if not size:
         return np.zeros(shape, dtype)
     return np.frombuffer(mapped, dtype, size, start + begin).reshape(shape)

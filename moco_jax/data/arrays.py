@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from moco_jax.data.source import ArraySource, Splits, existing
+from moco_jax.errors import InputError
 
 KEYS = ("images", "labels", "test_images", "test_labels", "class_names")
 
@@ -29,12 +30,12 @@ def open_npz(where: str, _: str = "") -> Splits:
     `test_images`, `test_labels` and `class_names`, strings.
 
     Raises:
-      ValueError: for a missing key, a wrong dtype or shape, lengths that differ.
+      InputError: for a missing key, a wrong dtype or shape, lengths that differ.
     """
     path = existing(where)
     name = f"npz:{path}"
     if not (path.is_file() and zipfile.is_zipfile(path)):
-        raise ValueError(f"{name} is not a .npz file, as numpy.savez_compressed writes it")
+        raise InputError(f"{name} is not a .npz file, as numpy.savez_compressed writes it")
     with np.load(path, allow_pickle=False) as arrays:
         _check_keys(name, arrays)
         return _splits(name, arrays)
@@ -46,11 +47,11 @@ def _check_keys(name: str, arrays: Mapping[str, np.ndarray]) -> None:
     if "images" not in keys:
         near = difflib.get_close_matches("images", keys, 1, 0.4)
         hint = f"; rename {near[0]!r}?" if near else ""
-        raise ValueError(f"{name} has no array 'images', only {', '.join(keys) or 'none'}{hint}")
+        raise InputError(f"{name} has no array 'images', only {', '.join(keys) or 'none'}{hint}")
     for key in set(keys) - set(KEYS):
         near = difflib.get_close_matches(key, set(KEYS) - set(keys), 1, 0.75)
         if near:
-            raise ValueError(f"{name} holds {key!r}; did you mean {near[0]!r}?")
+            raise InputError(f"{name} holds {key!r}; did you mean {near[0]!r}?")
 
 
 def _splits(name: str, arrays: Mapping[str, np.ndarray]) -> Splits:
@@ -61,7 +62,7 @@ def _splits(name: str, arrays: Mapping[str, np.ndarray]) -> Splits:
         for part_name, prefix in ((name, ""), (f"{name} test", "test_"))
     )
     if test is not None and test.channels != train.channels:
-        raise ValueError(f"{name}: images have {train.channels} channels, test {test.channels}")
+        raise InputError(f"{name}: images have {train.channels} channels, test {test.channels}")
     return Splits(train, test)
 
 
@@ -73,12 +74,12 @@ def _part(
     labels = _array(name, arrays, f"{prefix}labels")
     if images is None:
         if labels is not None:
-            raise ValueError(f"{name} holds {prefix}labels without {prefix}images")
+            raise InputError(f"{name} holds {prefix}labels without {prefix}images")
         return None
     if images.dtype != np.uint8:
-        raise ValueError(f"{name}: {prefix}images are {images.dtype}; expected uint8 (0 to 255)")
+        raise InputError(f"{name}: {prefix}images are {images.dtype}; expected uint8 (0 to 255)")
     if images.ndim not in (3, 4) or 0 in images.shape:
-        raise ValueError(
+        raise InputError(
             f"{name}: {prefix}images have shape {images.shape}; expected (N, H, W) or "
             "(N, H, W, C), none of them 0"
         )
@@ -91,15 +92,15 @@ def _part(
 def _check_labels(what: str, labels: np.ndarray, count: int, class_names: tuple[str, ...]) -> None:
     """Refuses labels that are no integers from 0, one for each image."""
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{what} are {labels.dtype}; expected integers")
+        raise InputError(f"{what} are {labels.dtype}; expected integers")
     if labels.shape != (count,):
-        raise ValueError(
+        raise InputError(
             f"{what} have shape {labels.shape}; expected ({count},), as many as images"
         )
     if labels.min() < 0:
-        raise ValueError(f"{what} go down to {labels.min()}; expected numbers from 0")
+        raise InputError(f"{what} go down to {labels.min()}; expected numbers from 0")
     if class_names and labels.max() >= len(class_names):
-        raise ValueError(f"{what} go up to {labels.max()}, but class_names has {len(class_names)}")
+        raise InputError(f"{what} go up to {labels.max()}, but class_names has {len(class_names)}")
 
 
 def _array(
@@ -111,4 +112,4 @@ def _array(
     try:
         return arrays[key]
     except ValueError as error:  # the array holds Python objects, which only a pickle can carry
-        raise ValueError(f"{name}: {key} is no plain array ({error})") from error
+        raise InputError(f"{name}: {key} is no plain array ({error})") from error

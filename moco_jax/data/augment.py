@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 
 from moco_jax.config import choose
 from moco_jax.data import photometric
+from moco_jax.data.device_crop import center_box, crop_resize, sample_crop_box
 from moco_jax.data.erase import erase, sample_erase_box
 from moco_jax.data.photometric import HUE, SATURATION
 from moco_jax.data.randaugment import levels_of, randaugment, sample_randaugment
-from moco_jax.data.resize import center_box, crop_resize, sample_crop_box
+from moco_jax.errors import InputError
 
 BLUR_SIZE = 224  # pixels, of the images that the recipes give sigma for (2002.05709)
 
@@ -149,11 +150,11 @@ def skipped_operations(view: ConfigDict, channels: int) -> tuple[str, ...]:
 
 
 def validate_view(view: ConfigDict, name: str = "view") -> None:
-    """Raises a ValueError that names the first bad value of a recipe, if there is one."""
+    """Raises a InputError that names the first bad value of a recipe, if there is one."""
 
     def check(field: str, good: bool, expected: str) -> None:
         if not good:
-            raise ValueError(f"{name}.{field}={view[field]!r}: expected {expected}")
+            raise InputError(f"{name}.{field}={view[field]!r}: expected {expected}")
 
     for operation in view.order:
         choose(f"{name}.order", operation, OPERATIONS)
@@ -197,7 +198,7 @@ def make_views(
         `epoch` and `index`, int32 (B,). It gives float32 (B, S, S, C), normalized.
 
     Raises:
-        ValueError: if a recipe, `mean` or `std` is bad; when traced, if images do not fit.
+        InputError: if a recipe, `mean` or `std` is bad; when traced, if images do not fit.
     """
     for number, view in enumerate(views, 1):
         validate_view(view, f"view{number}")
@@ -248,7 +249,7 @@ def eval_view(
         float32 (B, S, S, C), normalized.
 
     Raises:
-        ValueError: if the images, `crop_share`, `mean` or `std` do not fit.
+        InputError: if the images, `crop_share`, `mean` or `std` do not fit.
     """
     normalize = _normalizer(mean, std)
     images = _to_float(batch["image"])
@@ -262,24 +263,24 @@ def eval_view(
 
 def _to_float(images: Array) -> Array:
     if images.dtype != jnp.uint8:
-        raise ValueError(f"images are {images.dtype}, expected uint8")
+        raise InputError(f"images are {images.dtype}, expected uint8")
     return images.astype(jnp.float32) / 255.0
 
 
 def _check_size(images: Array, size: int) -> None:
     if images.shape[1:3] != (size, size):
         height, width = images.shape[1:3]
-        raise ValueError(f"cropped images are {height} x {width}, expected {size} x {size}")
+        raise InputError(f"cropped images are {height} x {width}, expected {size} x {size}")
 
 
 def _normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable[[Array], Array]:
     if len(mean) != len(std) or len(mean) == 0 or min(std) <= 0:
-        raise ValueError(f"mean={mean!r}, std={std!r}: expected one each per channel, std above 0")
+        raise InputError(f"mean={mean!r}, std={std!r}: expected one each per channel, std above 0")
     center, scale = _per_channel(mean), _per_channel(std)
 
     def normalize(image: Array) -> Array:
         if image.shape[-1] != len(mean):
-            raise ValueError(f"images of {image.shape[-1]} channels, but mean={mean!r}")
+            raise InputError(f"images of {image.shape[-1]} channels, but mean={mean!r}")
         return (image - center) / scale
 
     return normalize

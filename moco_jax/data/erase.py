@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from moco_jax.data.resize import first_box, sample_boxes
+from moco_jax.data.device_crop import first_box, sample_boxes
 from moco_jax.ops.mix import box_mask
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from moco_jax.data.source import existing
+from moco_jax.errors import InputError
 
 CLASS_NAMES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -28,15 +29,15 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     """Reads a gzipped IDX file of unsigned bytes.
 
     Raises:
-      ValueError: it is none, or is cut short.
+      InputError: it is none, or is cut short.
     """
     data = gzip.decompress(path.read_bytes())
     if data[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is no IDX file of unsigned bytes")
+        raise InputError(f"{path} is no IDX file of unsigned bytes")
     dims = data[3]
     shape = np.frombuffer(data, ">u4", dims, offset=4)
     if len(data) != 4 + 4 * dims + math.prod(shape.tolist()):
-        raise ValueError(f"{path} is cut short: its header promises an array {tuple(shape)}")
+        raise InputError(f"{path} is cut short: its header promises an array {tuple(shape)}")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from moco_jax.data import index
 from moco_jax.data.index import Index
 from moco_jax.data.source import EncodedSource, Splits, existing
+from moco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +37,16 @@ def open_folder(where: str, cache_dir: str = "") -> Splits:
       cache_dir: Where the list of files is kept for the next time; see `index.cache_file`.
 
     Raises:
-      FileNotFoundError: the folder does not exist.
-      ValueError: it holds no images, or not in one of these forms.
+      MissingError: the folder does not exist.
+      InputError: it holds no images, or not in one of these forms.
     """
     root = existing(where)
     if not root.is_dir():
-        raise ValueError(f"folder:{root} is a file; expected a folder of images")
+        raise InputError(f"folder:{root} is a file; expected a folder of images")
     splits = [name for name in ("train", *TEST_FOLDERS) if (root / name).is_dir()]
     if "train" not in splits:
         if splits and set(_subfolders(root)) == set(splits):
-            raise ValueError(f"folder:{root} holds {splits[0]!r} but no 'train' beside it")
+            raise InputError(f"folder:{root} holds {splits[0]!r} but no 'train' beside it")
         return Splits(_source(_index(str(root), cache_dir)), None)
     train = _index(str(root / "train"), cache_dir)
     if len(splits) == 1:
@@ -78,12 +79,12 @@ def _list(root: str) -> tuple[Index, dict[str, int]]:
             if paths:
                 by_class[name] = paths
     if direct and by_class:
-        raise ValueError(
+        raise InputError(
             f"folder:{root} holds images ({direct[0]!r} and {len(direct) - 1} more) beside class "
             f"folders ({next(iter(by_class))!r} and {len(by_class) - 1} more); keep one of the two"
         )
     if not direct and not by_class:
-        raise ValueError(
+        raise InputError(
             f"folder:{root} holds no image (files ending in {', '.join(EXTENSIONS)}), directly or "
             f"in class folders; it holds {', '.join(sorted(os.listdir(root))[:5]) or 'nothing'}"
         )
@@ -117,7 +118,7 @@ def _numbers(test: Index, train: Index) -> np.ndarray | None:
     odd = sorted(set(test.class_names) - set(train.class_names))
     if odd:
         near = difflib.get_close_matches(odd[0], train.class_names, 1, 0.0)[0]
-        raise ValueError(
+        raise InputError(
             f"folder:{test.root}: class {odd[0]!r} is not among the {len(train.class_names)} "
             f"classes of {train.root}; the nearest there is {near!r}"
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from moco_jax.data.source import EncodedSource, Splits
+from moco_jax.errors import InputError
 
 TEST_SPLITS = ("validation", "test")  # the first that exists
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
@@ -21,12 +22,12 @@ def open_hf(where: str, _: str = "") -> Splits:
         wrote, or that `datasets.load_dataset` knows to read (Parquet files, images).
 
     Raises:
-      ValueError: the library is missing; it cannot load the data set; no training split; no
+      InputError: the library is missing; it cannot load the data set; no training split; no
         images.
     """
     splits = _load(where)
     if "train" not in splits:
-        raise ValueError(f"hf:{where} has no split 'train', only {', '.join(splits)}")
+        raise InputError(f"hf:{where} has no split 'train', only {', '.join(splits)}")
     test = next((split for split in TEST_SPLITS if split in splits), None)
     return Splits(*(name and _source(where, name, splits[name]) for name in ("train", test)))
 
@@ -35,7 +36,7 @@ def _library() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             "data.source='hf:...' needs the library 'datasets': pip install 'moco_jax[hf]'"
         ) from error
     return datasets
@@ -53,7 +54,7 @@ def _load(where: str) -> dict[str, Any]:
         else:
             found = datasets.load_dataset(name, subset or None)
     except (OSError, ValueError, RuntimeError) as error:  # its own errors derive from these
-        raise ValueError(f"hf:{where} cannot be loaded: {error}") from error
+        raise InputError(f"hf:{where} cannot be loaded: {error}") from error
     return found if isinstance(found, dict) else {"train": found}
 
 
@@ -65,7 +66,7 @@ def _source(where: str, split: str, records: Any) -> EncodedSource:
         for kind in (datasets.Image, datasets.ClassLabel)
     )
     if image is None:
-        raise ValueError(
+        raise InputError(
             f"hf:{where} has no image among its features {', '.join(records.features)}"
         )
     names = records.features[label].names if label else ()

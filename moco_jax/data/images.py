@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from moco_jax.data import crop, resize
+from moco_jax.data import device_crop, host_crop
+from moco_jax.data.host_crop import BadImage
+from moco_jax.errors import InputError
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike
 
@@ -22,7 +24,7 @@ def as_list(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
         return [images]
     if isinstance(images, np.ndarray):
         if images.ndim not in (2, 3, 4):
-            raise ValueError(f"an array of shape {images.shape}; expected (H, W, C), (N, H, W, C)")
+            raise InputError(f"an array of shape {images.shape}; expected (H, W, C), (N, H, W, C)")
         return images if images.ndim == 4 else [images]
     return list(images)
 
@@ -43,28 +45,28 @@ def prepare(image: ImageLike, size: int, share: float, channels: int) -> np.ndar
       float32 (S, S, C) in [0, 1].
 
     Raises:
-      ValueError: no image, no uint8, or other than C channels.
+      InputError: no image, no uint8, or other than C channels.
     """
     if isinstance(image, np.ndarray):
         return _center(_checked(image, channels), size, share)
     if channels not in (1, 3):
-        raise ValueError(f"the encoder takes {channels} channels: expected an array, not {image!r}")
+        raise InputError(f"the encoder takes {channels} channels: expected an array, not {image!r}")
     if isinstance(image, str | os.PathLike):
         image = _read(image, channels)
     elif not isinstance(image, Image.Image):
-        raise ValueError(f"expected an array, a PIL image or a path, not {type(image).__name__}")
+        raise InputError(f"expected an array, a PIL image or a path, not {type(image).__name__}")
     if channels == 1:
         return _center(np.asarray(image.convert("L"))[..., None], size, share)
     image = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
-    return crop.center_crop(image, size, share).astype(np.float32) / 255
+    return host_crop.center_crop(image, size, share).astype(np.float32) / 255
 
 
 def _checked(image: np.ndarray, channels: int) -> np.ndarray:
     if image.dtype != np.uint8:
-        raise ValueError(f"an image is {image.dtype}; expected uint8 (0 to 255)")
+        raise InputError(f"an image is {image.dtype}; expected uint8 (0 to 255)")
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or 0 in image.shape or image.shape[-1] != channels:
-        raise ValueError(f"an image has shape {image.shape}; expected (H, W, {channels})")
+        raise InputError(f"an image has shape {image.shape}; expected (H, W, {channels})")
     return image
 
 
@@ -72,19 +74,19 @@ def _read(path: str | os.PathLike, channels: int) -> np.ndarray | Image.Image:
     """A file as the folder source decodes it, or, to be made gray, as PIL does."""
     encoded = pathlib.Path(path).read_bytes()
     try:
-        image = crop.decode(encoded)
-    except crop.BadImage as error:
-        raise crop.BadImage(f"{path}: {error}") from error
+        image = host_crop.decode(encoded)
+    except BadImage as error:
+        raise BadImage(f"{path}: {error}") from error
     return Image.fromarray(image) if channels == 1 else image
 
 
 @functools.lru_cache(maxsize=1024)
 def _box(height: int, width: int, share: float) -> tuple[int, ...]:
-    return tuple(np.asarray(resize.center_box(height, width, share)).tolist())
+    return tuple(np.asarray(device_crop.center_box(height, width, share)).tolist())
 
 
 def _center(image: np.ndarray, size: int, share: float) -> np.ndarray:
-    """The twin of `resize.crop_resize` of the central box, by PIL, whose filter is the same."""
+    """`device_crop.crop_resize` of the central box by PIL, whose filter is the same."""
     top, left, height, width = _box(*image.shape[:2], share)
     image = image[top : top + height, left : left + width].astype(np.float32)
     if (height, width) != (size, size):

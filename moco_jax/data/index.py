@@ -19,6 +19,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from moco_jax.errors import InputError
+
 log = logging.getLogger(__name__)
 
 # Times of file systems may be this coarse: a folder that changed so recently may change again
@@ -144,7 +146,7 @@ def _open(file: pathlib.Path) -> tuple[Index, dict[str, int]]:
     labels = np.frombuffer(data, np.int32, n, at) if head["labelled"] else None
     at += labels.nbytes if head["labelled"] else 0
     if len(data) != at + ends[-1]:
-        raise ValueError(f"{file} is cut short")
+        raise InputError(f"{file} is cut short")
     names = np.frombuffer(data, np.uint8, offset=at)
     kept = str(file), head["stamp"]
     index = Index(head["root"], tuple(head["class_names"]), labels, ends, names, kept)
@@ -154,5 +156,5 @@ def _open(file: pathlib.Path) -> tuple[Index, dict[str, int]]:
 def _reopen(file: str, stamp: str) -> Index:
     index, _ = _open(pathlib.Path(file))
     if index.file != (file, stamp):
-        raise ValueError(f"{file} was made anew by another run, for other files: start again")
+        raise InputError(f"{file} was made anew by another run, for other files: start again")
     return index

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import crop, workers
+from moco_jax.data import host_crop, workers
+from moco_jax.data.host_crop import BadImage
 from moco_jax.data.source import EncodedSource
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def load_batches(
 
 
 def views_loader(
-    source: EncodedSource, seed: int, regions: Sequence[crop.Region], max_pixels: int
+    source: EncodedSource, seed: int, regions: Sequence[host_crop.Region], max_pixels: int
 ) -> Load:
     """Loads random views, uint8 (views, S, S, 3), of an image or of the next that can be read."""
     return functools.partial(_load_views, source, seed, regions, max_pixels)
@@ -122,8 +123,8 @@ def read(source: EncodedSource, index: int, max_pixels: int) -> tuple[np.ndarray
     """
     with _naming(source, index):
         encoded, label = source.read(index)
-        crop.read_header(encoded, max_pixels)
-        return crop.decode(encoded), label
+        host_crop.read_header(encoded, max_pixels)
+        return host_crop.decode(encoded), label
 
 
 @contextlib.contextmanager
@@ -131,14 +132,14 @@ def _naming(source: EncodedSource, index: int) -> Iterator[None]:
     """Makes an error that reading an image may bring a BadImage with the image's name."""
     try:
         yield
-    except (crop.BadImage, OSError) as error:
-        raise crop.BadImage(f"{source.item_name(index)}: {error}") from error
+    except (BadImage, OSError) as error:
+        raise BadImage(f"{source.item_name(index)}: {error}") from error
 
 
 def _load_views(
     source: EncodedSource,
     seed: int,
-    regions: Sequence[crop.Region],
+    regions: Sequence[host_crop.Region],
     max_pixels: int,
     index: int,
     epoch: int,
@@ -149,21 +150,21 @@ def _load_views(
         try:
             with _naming(source, used):
                 encoded, label = source.read(used)
-                header = crop.read_header(encoded, max_pixels)
-                rng = crop.generator(seed, epoch, used)
-                crop.random_views(encoded, header, rng, regions, out)
-        except crop.BadImage as error:
+                header = host_crop.read_header(encoded, max_pixels)
+                rng = host_crop.generator(seed, epoch, used)
+                host_crop.random_views(encoded, header, rng, regions, out)
+        except BadImage as error:
             unreadable.append(str(error))
         else:
             return Loaded(used, label, tuple(unreadable))
-    raise crop.BadImage(f"{_IN_A_ROW} images in a row cannot be read, the first: {unreadable[0]}")
+    raise BadImage(f"{_IN_A_ROW} images in a row cannot be read, the first: {unreadable[0]}")
 
 
 def _load_center(
     source: EncodedSource, share: float, max_pixels: int, index: int, _: int, out: np.ndarray
 ) -> Loaded:
     def fill(image: np.ndarray) -> None:
-        out[:] = crop.center_crop(image, len(out), share)
+        out[:] = host_crop.center_crop(image, len(out), share)
 
     out[:] = 0
     return _load_one(source, max_pixels, index, fill)
@@ -174,7 +175,7 @@ def _load_whole(
 ) -> Loaded:
     def fill(image: np.ndarray) -> None:
         if image.shape != out.shape:
-            raise crop.BadImage(f"{source.item_name(index)} has another size")
+            raise BadImage(f"{source.item_name(index)} has another size")
         out[:] = image
 
     return _load_one(source, max_pixels, index, fill)
@@ -189,7 +190,7 @@ def _load_one(
     try:
         image, label = read(source, index, max_pixels)
         fill(image)
-    except crop.BadImage as error:
+    except BadImage as error:
         return Loaded(-1, -1, (str(error),))
     return Loaded(index, label)
 
@@ -222,7 +223,7 @@ class _Tally:
         none_good = len(wanted) >= _FEW and all(row.unreadable for row in wanted)
         enough = self._seen >= min(_SAMPLE, len(self._source))
         if none_good or (enough and self._unreadable > self._max_share * self._seen):
-            raise crop.BadImage(
+            raise BadImage(
                 f"{self._unreadable} of {self._seen} images of {self._source.name} cannot be read, "
                 f"more than data.max_bad_share={self._max_share}; one of them: {min(self._named)}"
             )

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import crop, loader, small
+from moco_jax.data import host_crop, loader, small
+from moco_jax.data.host_crop import BadImage
 from moco_jax.data.loader import Batch, Rows
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import ArraySource, Source, Splits, open_source
+from moco_jax.errors import InputError
 
 _PROBES = 16  # images that `check` reads
 _STATS_IMAGES = 2000  # images that `channel_stats` measures
@@ -69,7 +71,7 @@ def train_batches(
       views: V, how many of `data.view1` and `data.view2` are cropped from an encoded image.
 
     Raises:
-      ValueError: B is not divisible by the hosts.
+      InputError: B is not divisible by the hosts.
       BadImage: from the iterator, when more than `data.max_bad_share` cannot be read.
     """
     mine = _share(data.batch_size, host, hosts)
@@ -77,7 +79,8 @@ def train_batches(
     if isinstance(source, ArraySource):
         return Prefetcher(_from_array(source, rows, pixels), data.prefetch, put)
     regions = [
-        crop.Region(view.crop_area, view.crop_ratio) for view in (data.view1, data.view2)[:views]
+        host_crop.Region(view.crop_area, view.crop_ratio)
+        for view in (data.view1, data.view2)[:views]
     ]
     load = loader.views_loader(source, seed, regions, data.max_pixels)
     shape = (mine.stop - mine.start, len(regions), data.image_size, data.image_size, 3)
@@ -102,7 +105,7 @@ def eval_batches(
     other arguments see `train_batches`.
     """
     if not 0 < data.eval_crop_share <= 1:
-        raise ValueError(f"data.eval_crop_share={data.eval_crop_share}: expected in (0, 1]")
+        raise InputError(f"data.eval_crop_share={data.eval_crop_share}: expected in (0, 1]")
     mine = _share(data.eval_batch_size, host, hosts)
     rows = _eval_rows(evenly(len(source), limit)[start:], data.eval_batch_size, mine)
     if isinstance(source, ArraySource):
@@ -122,11 +125,11 @@ def check(source: Source, data: ConfigDict, batch_size: int = 1) -> None:
     """Refuses a source that cannot give one batch, before anything is compiled.
 
     Raises:
-      ValueError: fewer images than a batch.
+      InputError: fewer images than a batch.
       BadImage: none of 16 evenly spaced images can be read.
     """
     if len(source) < batch_size:
-        raise ValueError(
+        raise InputError(
             f"{source.name} has {len(source)} images, fewer than data.batch_size={batch_size}; the "
             f"largest batch is {len(source)}"
         )
@@ -137,9 +140,9 @@ def check(source: Source, data: ConfigDict, batch_size: int = 1) -> None:
         try:
             loader.read(source, index, data.max_pixels)
             return
-        except crop.BadImage as error:
+        except BadImage as error:
             errors.append(error)
-    raise crop.BadImage(f"none of {len(errors)} images of {source.name} can be read: {errors[0]}")
+    raise BadImage(f"none of {len(errors)} images of {source.name} can be read: {errors[0]}")
 
 
 def channel_stats(source: Source, data: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -149,7 +152,7 @@ def channel_stats(source: Source, data: ConfigDict) -> tuple[tuple[float, ...], 
     2,000 evenly spaced images.
 
     Raises:
-      ValueError: one of the two is given alone, or not C numbers; a std that is not above 0.
+      InputError: one of the two is given alone, or not C numbers; a std that is not above 0.
     """
     if data.mean or data.std:
         return _given(source, tuple(data.mean), tuple(data.std))
@@ -171,7 +174,7 @@ def _share(batch_size: int, host: int, hosts: int) -> slice:
     """This host's rows of a global batch."""
     if batch_size % hosts:
         near = max(1, round(batch_size / hosts)) * hosts
-        raise ValueError(f"a batch of {batch_size} is not divisible by {hosts} hosts; {near} is")
+        raise InputError(f"a batch of {batch_size} is not divisible by {hosts} hosts; {near} is")
     b = batch_size // hosts
     return slice(host * b, (host + 1) * b)
 
@@ -206,12 +209,12 @@ def _given(
     source: Source, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if not len(mean) == len(std) == source.channels:
-        raise ValueError(
+        raise InputError(
             f"data.mean={mean}, data.std={std}: expected {source.channels} numbers in each, one "
             f"for each channel of {source.name}"
         )
     if min(std) <= 0:
-        raise ValueError(f"data.std={std}: expected numbers above 0")
+        raise InputError(f"data.std={std}: expected numbers above 0")
     return mean, std
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
+from moco_jax.errors import InputError
+
 _POLL_SECONDS = 0.001
 _IDLE: Callable[[], bool] = lambda: False  # noqa: E731
 
@@ -35,7 +37,7 @@ class Prefetcher:
           put: Applied to each batch in the thread: the transfer to the devices.
         """
         if depth < 1:
-            raise ValueError(f"data.prefetch={depth}: expected at least 1")
+            raise InputError(f"data.prefetch={depth}: expected at least 1")
         self.wait_seconds = 0.0
         self._batches, self._depth, self._put = batches, depth, put
         self._ready: collections.deque[dict[str, Any]] = collections.deque()

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import crop, loader
+from moco_jax.data import host_crop, loader
+from moco_jax.data.host_crop import BadImage
 from moco_jax.data.source import ArraySource, EncodedSource, Splits
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def as_arrays(splits: Splits, data: ConfigDict) -> Splits:
     log.info("Decoding %d images of %d x %d pixels into memory", count, *size[::-1])
     try:
         arrays = [_decoded(part, size, data) for part in parts]
-    except crop.BadImage as error:
+    except BadImage as error:
         log.warning("the images stay encoded: %s", error)
         return splits
     return Splits(*arrays, *[None] * (2 - len(arrays)))
@@ -46,9 +47,9 @@ def _probe(source: EncodedSource, max_pixels: int) -> Iterator[tuple[int, int]]:
     """(H, W) of some images, from their headers; (0, 0) for one that cannot be read."""
     for index in np.linspace(0, len(source) - 1, _PROBES, dtype=int).tolist():
         try:
-            header = crop.read_header(source.read(index)[0], max_pixels)
+            header = host_crop.read_header(source.read(index)[0], max_pixels)
             yield header.height, header.width
-        except (crop.BadImage, OSError):
+        except (BadImage, OSError):
             yield 0, 0
 
 

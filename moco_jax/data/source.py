@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moco_jax import config
+from moco_jax.errors import InputError, MissingError
 
 # Named, not imported: what a source needs (TFDS, say) is loaded only when it is asked for. An
 # opener takes what stands after the colon and the folder where lists of files are kept.
@@ -115,19 +116,19 @@ def open_source(spec: str, cache_dir: str = "") -> Splits:
       cache_dir: Where lists of files are kept; "": where the user's caches are.
 
     Raises:
-      ValueError: for an unknown kind, or data that is empty or not as it should be.
-      FileNotFoundError: for a path that does not exist.
+      InputError: for an unknown kind, or data that is empty or not as it should be.
+      MissingError: for a path that does not exist.
     """
     kind, _, where = spec.partition(":")
     forms = {form.partition(":")[0]: form for form in OPENERS}
     form = forms[config.choose("data.source", kind, forms)]
     if bool(where) != (":" in form):
-        raise ValueError(f"data.source={spec!r}: expected {form!r}")
+        raise InputError(f"data.source={spec!r}: expected {form!r}")
     return pkgutil.resolve_name(OPENERS[form])(where, cache_dir)
 
 
 def existing(path: str) -> pathlib.Path:
-    """Returns `path` where it exists; otherwise a FileNotFoundError naming its nearest sibling."""
+    """Returns `path` where it exists; otherwise a MissingError naming its nearest sibling."""
     wanted = pathlib.Path(path).expanduser().absolute()
     if wanted.exists():
         return wanted
@@ -135,4 +136,4 @@ def existing(path: str) -> pathlib.Path:
     missing = wanted.relative_to(parent).parts[0]
     near = difflib.get_close_matches(missing, (p.name for p in parent.iterdir()), 1, 0.4)
     hint = f"; did you mean {str(parent / near[0])!r}?" if near else ""
-    raise FileNotFoundError(f"{wanted} does not exist ({parent} does){hint}")
+    raise MissingError(f"{wanted} does not exist ({parent} does){hint}")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from moco_jax.data.source import ArraySource, Source
+from moco_jax.errors import InputError
 
 
 def count_classes(source: Source) -> int:
@@ -23,9 +24,9 @@ def count_classes(source: Source) -> int:
 
 
 def labels_of(source: Source) -> np.ndarray:
-    """All labels, int32 (N,), without decoding images; ValueError where there are none."""
+    """All labels, int32 (N,), without decoding images; InputError where there are none."""
     if not source.labelled:
-        raise ValueError(f"{source.name} has no labels")
+        raise InputError(f"{source.name} has no labels")
     return source.labels if isinstance(source, ArraySource) else source.read_labels()
 
 
@@ -49,14 +50,14 @@ def label_share(source: Source, share: float, seed: int) -> Source:
     """As large a share of every class, at least one image of each, drawn by seed.
 
     Raises:
-      ValueError: the share is not in (0, 1], or there are no labels.
+      InputError: the share is not in (0, 1], or there are no labels.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"data.label_share={share}: expected above 0 and at most 1")
+        raise InputError(f"data.label_share={share}: expected above 0 and at most 1")
     if share == 1:
         return source
     if not source.labelled:
-        raise ValueError(f"data.label_share={share} needs labels, and {source.name} has none")
+        raise InputError(f"data.label_share={share} needs labels, and {source.name} has none")
     return take(source, stratified(labels_of(source), share, seed))
 
 
@@ -72,10 +73,10 @@ def hold_out(source: Source, share: float, seed: int) -> tuple[Source, Source]:
     """The source without a random share of its images, and that share: at least one in each.
 
     Raises:
-      ValueError: the share is not in (0, 1).
+      InputError: the share is not in (0, 1).
     """
     if not 0 < share < 1:
-        raise ValueError(f"supervised.held_out={share}: expected above 0 and below 1")
+        raise InputError(f"supervised.held_out={share}: expected above 0 and below 1")
     n = len(source)
     order, count = _order(seed, 1, n), min(max(1, round(share * n)), n - 1)
     return take(source, np.sort(order[count:])), take(source, np.sort(order[:count]))

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from moco_jax.data.source import EncodedSource, Splits
+from moco_jax.errors import InputError
 
 TEST_SPLITS = ("validation", "test")  # the first that exists
 
@@ -24,7 +25,7 @@ def open_tfds(name: str, _: str = "") -> Splits:
       name: as TFDS takes it: `NAME`, `NAME:VERSION`, `NAME/CONFIG`, `NAME/CONFIG:VERSION`.
 
     Raises:
-      ValueError: an unknown name; no training split; no images; prepared in a format without
+      InputError: an unknown name; no training split; no images; prepared in a format without
         random access.
     """
     builder = _builder(name)
@@ -32,7 +33,7 @@ def open_tfds(name: str, _: str = "") -> Splits:
         builder.download_and_prepare(file_format="array_record")
     formats = {kind.value for kind in builder.info.available_file_formats()}
     if "array_record" not in formats:
-        raise ValueError(
+        raise InputError(
             f"tfds:{name} is prepared in {builder.data_path} as {', '.join(sorted(formats))}; "
             "expected array_record, for random access. Convert it once (this needs TensorFlow, in "
             f"any environment): tfds convert_format --dataset_version_dir={builder.data_path} "
@@ -40,7 +41,7 @@ def open_tfds(name: str, _: str = "") -> Splits:
         )
     splits = list(builder.info.splits)
     if "train" not in splits:
-        raise ValueError(f"tfds:{name} has no split 'train', only {', '.join(splits)}")
+        raise InputError(f"tfds:{name} has no split 'train', only {', '.join(splits)}")
     test = next((split for split in TEST_SPLITS if split in splits), None)
     return Splits(_source(name, builder, "train"), test and _source(name, builder, test))
 
@@ -52,7 +53,7 @@ def _builder(name: str) -> tfds.core.DatasetBuilder:
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(name.partition(":")[0], known, 1, 0.0)[0]
-        raise ValueError(
+        raise InputError(
             f"TFDS knows no data set {name!r}, and none is prepared in its data folder; did you "
             f"mean 'tfds:{near}'?"
         ) from error
@@ -92,7 +93,7 @@ def _features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str | None]:
         next((key for key in keys if isinstance(info.features[key], kind)), None) for kind in kinds
     )
     if image is None:
-        raise ValueError(f"tfds:{name} has no image among its features {', '.join(info.features)}")
+        raise InputError(f"tfds:{name} has no image among its features {', '.join(info.features)}")
     return image, label
 
 

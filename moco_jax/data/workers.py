@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moco_jax.errors import WorkerError
+from moco_jax.errors import InputError, WorkerError
 
 # An image of ImageNet's size holds the interpreter's lock for 3% of its time
 # (benchmarks/RESULTS.md), so that eight threads leave three quarters of it to the trainer.
@@ -67,7 +67,7 @@ def start(load: Load, shape: Sequence[int], threads: int, processes: int) -> Ite
     """Buffers of a shape, and what loads rows into them: this process, or 2 and more others.
 
     Raises:
-      ValueError: `load` cannot be sent to other processes.
+      InputError: `load` cannot be sent to other processes.
     """
     if processes == 1:
         buffers = np.empty(shape, np.uint8)
@@ -145,7 +145,7 @@ def _pickled(load: Load) -> bytes:
     try:
         return pickle.dumps(load)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"the data source cannot be sent to worker processes ({error}); data.processes=1 reads "
             "it in this one"
         ) from error

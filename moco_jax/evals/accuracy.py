@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moco_jax.data.prefetch import Prefetcher
+from moco_jax.errors import InputError
 
 RANKS = (1, 5)  # top-1, top-5
 
@@ -60,7 +61,7 @@ def accuracy(predict: Callable[[dict[str, jax.Array]], jax.Array], batches: Pref
       batches: evaluation batches on the device; closed at the end.
 
     Raises:
-      ValueError: there is no example, one has a label that is none of the K, or one has no
+      InputError: there is no example, one has a label that is none of the K, or one has no
         finite logit in any head.
     """
     found, classes = [], 0
@@ -71,11 +72,11 @@ def accuracy(predict: Callable[[dict[str, jax.Array]], jax.Array], batches: Pref
             classes = logits.shape[-1]
     right, examples, strange, broken = (sum(column) for column in zip(*jax.device_get(found)))
     if not examples:
-        raise ValueError("there is no image to evaluate on")
+        raise InputError("there is no image to evaluate on")
     if strange:
-        raise ValueError(f"{strange} of the evaluated images have none of the {classes} classes")
+        raise InputError(f"{strange} of the evaluated images have none of the {classes} classes")
     if broken:
-        raise ValueError(f"{broken} of the {examples} evaluated images have features not finite")
+        raise InputError(f"{broken} of the {examples} evaluated images have features not finite")
     shares = right / examples
     return Accuracy(shares[0], shares[1] if classes > RANKS[1] else None, int(examples))
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from moco_jax.config import choose
-from moco_jax.evals.features import Features
+from moco_jax.errors import InputError
+from moco_jax.evals.extraction import Features
 
 ABOUT = "about.json"
 COLUMNS = ("features", "labels", "index", "names", "split")
@@ -35,7 +36,7 @@ class Parts:
           about: what decides the features; JSON values.
 
         Raises:
-          ValueError: the folder holds parts of other settings.
+          InputError: the folder holds parts of other settings.
         """
         self.folder = out.with_name(f"{out.name}.parts")
         self.about = json.loads(json.dumps(about))
@@ -46,7 +47,7 @@ class Parts:
         there = json.loads(file.read_text())
         other = [k for k in there.keys() | self.about.keys() if there.get(k) != self.about.get(k)]
         if other:
-            raise ValueError(
+            raise InputError(
                 f"{self.folder} holds an interrupted extraction with other settings ("
                 + "; ".join(f"{k}: {there.get(k)}, now {self.about.get(k)}" for k in sorted(other))
                 + "): remove it or name another --out"
@@ -57,7 +58,7 @@ class Parts:
         end = 0
         for start, stop, _ in self._of(split):
             if start != end:
-                raise ValueError(f"{self.folder} lacks a part of {split!r} at image {end}")
+                raise InputError(f"{self.folder} lacks a part of {split!r} at image {end}")
             end = stop
         return end
 
@@ -85,11 +86,11 @@ def check_out(out: pathlib.Path) -> None:
     """Refuses a file that cannot be written, before anything is computed.
 
     Raises:
-      ValueError: it exists, its name ends otherwise than a format's, or a library is missing.
+      InputError: it exists, its name ends otherwise than a format's, or a library is missing.
     """
     choose("the end of --out", out.suffix, WRITERS)
     if out.exists():
-        raise ValueError(f"{out} exists; it is not overwritten")
+        raise InputError(f"{out} exists; it is not overwritten")
     if out.suffix == ".parquet":
         _pyarrow()
 
@@ -108,7 +109,7 @@ def assemble(out: pathlib.Path, parts: Parts, names: Name, class_names: tuple[st
     """
     count = sum(len(column) for column in _column(parts, "index", names))
     if not count:
-        raise ValueError(f"none of the images of {parts.about['data']} can be read")
+        raise InputError(f"none of the images of {parts.about['data']} can be read")
     about = {"class_names": json.dumps(class_names), "about": json.dumps(parts.about)}
     _write(out, lambda part: WRITERS[out.suffix](part, parts, names, about, count))
     parts.remove()
@@ -177,7 +178,7 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             "--out=....parquet needs the library 'pyarrow': pip install 'moco_jax[parquet]'"
         ) from error
     return pyarrow

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from moco_jax.config import ConfigDict
+from moco_jax.errors import InputError
 from moco_jax.mesh import by_rows, gathered
 from moco_jax.models import make_backbone, resolve_dtype
 from moco_jax.models.heads import make_head
@@ -173,10 +174,10 @@ def make_networks(config: ConfigDict) -> Networks:
 
 
 def bn_groups(config: ConfigDict) -> int:
-    """Groups of the batch with BatchNorm statistics of their own; ValueError if they do not fit."""
+    """Groups of the batch with BatchNorm statistics of their own; InputError if they do not fit."""
     batch, size = config.data.batch_size, config.method.bn_group_size
     if size < 0 or (size and batch % size):
-        raise ValueError(
+        raise InputError(
             f"method.bn_group_size={size} must divide data.batch_size={batch}, or be 0 for "
             f"statistics of the whole batch"
         )
@@ -187,13 +188,13 @@ def check_accumulate(config: ConfigDict, devices: int) -> None:
     """Refuses slices of the batch that would not give the gradient of the whole.
 
     Raises:
-      ValueError: BatchNorm in the backbone is over the whole batch, or a device's rows do not
+      InputError: BatchNorm in the backbone is over the whole batch, or a device's rows do not
         fall into `config.accumulate` equal slices of whole BatchNorm groups.
     """
     n, size = config.accumulate, config.method.bn_group_size
     rows, row_wise = config.data.batch_size // devices, make_networks(config).backbone.row_wise
     if not row_wise and size == 0 and n != 1:
-        raise ValueError(
+        raise InputError(
             f"accumulate={n} is not exact with BatchNorm over the whole batch in "
             f"{config.model.name} (method.bn_group_size=0): use 1, or groups, or a backbone without"
         )
@@ -201,7 +202,7 @@ def check_accumulate(config: ConfigDict, devices: int) -> None:
     if n < 1 or rows % (n * unit):
         valid = [d for d in range(1, rows // unit + 1) if rows % (d * unit) == 0] or [1]
         groups = "" if unit == 1 else f" of whole groups of {size} (method.bn_group_size)"
-        raise ValueError(
+        raise InputError(
             f"accumulate={n} must divide the {rows} images of a device into slices{groups}; "
             f"nearest: {min(valid, key=lambda d: abs(d - n))}"
         )

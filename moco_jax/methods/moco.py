@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from moco_jax.config import ConfigDict
+from moco_jax.errors import InputError
 from moco_jax.mesh import whole
 from moco_jax.methods.base import Method, Tree, Views, make_networks
 from moco_jax.ops.ema import ema_update, make_ema_schedule
@@ -36,9 +37,9 @@ def make(
     t = config.method
     nets = make_networks(config)
     if nets.predictor is not None:
-        raise ValueError("method.predictor.layers must be 0: method 'moco' has no predictor")
+        raise InputError("method.predictor.layers must be 0: method 'moco' has no predictor")
     if t.queue_size < 1:
-        raise ValueError(f"method.queue_size={t.queue_size} must be at least 1")
+        raise InputError(f"method.queue_size={t.queue_size} must be at least 1")
     ema = make_ema_schedule(t.ema_schedule, t.ema, steps)
     query_views, key_views = ((0, 1), (1, 0)) if t.symmetric else ((0,), (1,))
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from moco_jax.config import ConfigDict
+from moco_jax.errors import InputError
 from moco_jax.mesh import whole
 from moco_jax.methods.base import Method, Tree, Views, make_networks, target_of
 from moco_jax.ops.ema import ema_update, make_ema_schedule
@@ -29,7 +30,7 @@ def make(
     t = config.method
     nets = make_networks(config)
     if t.predictor.layers and t.predictor.out != t.projector.out:
-        raise ValueError(
+        raise InputError(
             f"method.predictor.out={t.predictor.out} must equal "
             f"method.projector.out={t.projector.out}: queries are compared with keys"
         )

@@ -35,7 +35,7 @@ def make_backbone(
       layers from the first to the last. What follows the last one is named `norm`.
 
     Raises:
-      ValueError: an unknown name or value, or sizes that do not fit each other.
+      InputError: an unknown name or value, or sizes that do not fit each other.
     """
     name = choose("model.name", model.name, BACKBONES)
     return BACKBONES[name](model, image_size, bn_groups, dtype)

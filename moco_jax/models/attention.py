@@ -58,7 +58,7 @@ def choose_attention(name: str, head: int, dtype: jnp.dtype) -> Attend:
       dtype: of the computation.
 
     Raises:
-      ValueError: an unknown name.
+      InputError: an unknown name.
     """
     automatic = choose("model.vit.attention", name, ATTENTIONS) == "auto"
     fits = dtype == jnp.bfloat16 and head % 8 == 0 and head <= 128

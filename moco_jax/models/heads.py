@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from moco_jax.config import ConfigDict
+from moco_jax.errors import InputError
 from moco_jax.models.init import torch_bias, torch_kernel
 from moco_jax.models.norm import BatchNorm
 
@@ -63,9 +64,9 @@ def make_head(record: ConfigDict, bn_groups: int, dtype: Any) -> MLP:
     """Builds the head that a record of `config.mlp` describes.
 
     Raises:
-      ValueError: a count is negative, or there are layers without an output feature.
+      InputError: a count is negative, or there are layers without an output feature.
     """
     for field, least in (("layers", 0), ("hidden", 0), ("out", min(record.layers, 1))):
         if record[field] < least:
-            raise ValueError(f"head: {field}={record[field]} must be at least {least}")
+            raise InputError(f"head: {field}={record[field]} must be at least {least}")
     return MLP(**record, bn_groups=bn_groups, dtype=dtype)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from moco_jax.errors import InputError
+
 MOMENTUM = 0.9  # share of itself that a running statistic keeps in a step; PyTorch's 0.1
 
 
@@ -51,7 +53,7 @@ class BatchNorm(nn.Module):
           train: normalize by the statistics of x and renew the running ones; else by the latter.
 
         Raises:
-          ValueError: in training, G does not divide B, or a group holds one value per channel.
+          InputError: in training, G does not divide B, or a group holds one value per channel.
         """
         channels = x.shape[-1]
         rows = (self.groups, channels)
@@ -93,7 +95,7 @@ def renewed_in_turn(old: jax.Array, new: jax.Array) -> jax.Array:
 def _split(x: jax.Array, groups: int) -> jax.Array:
     """(B, ..., C) to (G, B/G, ..., C)."""
     if x.shape[0] % groups:
-        raise ValueError(f"{groups} BatchNorm groups do not divide a batch of {x.shape[0]}")
+        raise InputError(f"{groups} BatchNorm groups do not divide a batch of {x.shape[0]}")
     return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
 
 
@@ -116,5 +118,5 @@ def _bessel(grouped: jax.Array) -> float:
     """Bessel's n / (n - 1), for the n values behind each statistic of (G, B/G, ..., C)."""
     n = grouped.size // (grouped.shape[0] * grouped.shape[-1])
     if n < 2:
-        raise ValueError(f"BatchNorm needs two values per channel and group in training, not {n}")
+        raise InputError(f"BatchNorm needs two values per channel and group in training, not {n}")
     return n / (n - 1)

@@ -27,7 +27,7 @@ def rematerialized(block: type[nn.Module], name: str) -> type[nn.Module]:
     """The module class `block`, called as (x, train), under the policy `model.remat`.
 
     Raises:
-      ValueError: an unknown policy.
+      InputError: an unknown policy.
     """
     if choose("model.remat", name, POLICIES) == "none":
         return block

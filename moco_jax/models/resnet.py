@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from moco_jax.config import ConfigDict, choose
+from moco_jax.errors import InputError
 from moco_jax.models.norm import BatchNorm
 from moco_jax.models.remat import POLICIES, rematerialized
 
@@ -190,12 +191,12 @@ def make_resnet(
     """Builds the ResNet of `depth` layers that `model.resnet` describes.
 
     Raises:
-      ValueError: unknown stem, or a width that leaves a stage without channels.
+      InputError: unknown stem, or a width that leaves a stage without channels.
     """
     del image_size  # any will do
     record = model.resnet
     if round(64 * record.width) < 1:
-        raise ValueError(f"model.resnet.width={record.width} leaves no channel; nearest: {1 / 64}")
+        raise InputError(f"model.resnet.width={record.width} leaves no channel; nearest: {1 / 64}")
     stages, bottleneck = DEPTHS[depth]
     return ResNet(
         stages=stages,

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from moco_jax.errors import InputError
 from moco_jax.models.init import torch_bias, torch_kernel
 from moco_jax.models.norm import BatchNorm
 
@@ -23,11 +24,11 @@ def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
     """Rows and columns of patches in an image.
 
     Raises:
-      ValueError: the patches do not tile the image.
+      InputError: the patches do not tile the image.
     """
     for pixels in (height, width):
         if pixels < patch or pixels % patch:
-            raise ValueError(
+            raise InputError(
                 f"an image side of {pixels} pixels is not a multiple of the patch size {patch}; "
                 f"nearest: {max(1, round(pixels / patch)) * patch}"
             )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from moco_jax.config import ConfigDict, choose
+from moco_jax.errors import InputError
 from moco_jax.models.attention import Attend, Attention, choose_attention, plain
 from moco_jax.models.norm import BatchNorm
 from moco_jax.models.remat import POLICIES, rematerialized
@@ -186,7 +187,7 @@ class ViT(nn.Module):
         In training with `drop_path` the caller gives the random stream 'dropout'.
 
         Raises:
-          ValueError: the patches do not tile the images.
+          InputError: the patches do not tile the images.
         """
         if self.norm == "batch":
             norm = partial(_batch_norm, self.bn_groups, self.dtype)
@@ -239,7 +240,7 @@ def make_vit(size: str, model: ConfigDict, image_size: int, bn_groups: int, dtyp
     A conv stem takes the place of one block, unless `model.vit.depth` states how many there are.
 
     Raises:
-      ValueError: an unknown name, or sizes that do not fit each other.
+      InputError: an unknown name, or sizes that do not fit each other.
     """
     v = model.vit
     stem = choose("model.vit.stem", v.stem, STEMS)
@@ -266,31 +267,31 @@ def make_vit(size: str, model: ConfigDict, image_size: int, bn_groups: int, dtyp
 
 
 def _check(vit: ViT) -> None:
-    """Raises ValueError where the sizes of a ViT do not fit each other."""
+    """Raises InputError where the sizes of a ViT do not fit each other."""
     for field in ("width", "depth", "heads", "patch"):
         if getattr(vit, field) < 1:
-            raise ValueError(f"model.vit.{field}={getattr(vit, field)} must be at least 1")
+            raise InputError(f"model.vit.{field}={getattr(vit, field)} must be at least 1")
     if not 0 <= vit.drop_path < 1:
-        raise ValueError(f"model.vit.drop_path={vit.drop_path} must be 0 or more and below 1")
+        raise InputError(f"model.vit.drop_path={vit.drop_path} must be 0 or more and below 1")
     if vit.scan and (vit.drop_path or vit.norm == "batch"):
-        raise ValueError(
+        raise InputError(
             f"model.vit.scan needs blocks that are all alike and have no statistics: "
             f"drop_path={vit.drop_path} must be 0 and norm={vit.norm!r} must be 'layer'"
         )
     if vit.stem == "conv" and vit.patch != CONV_STEM_PATCH:
-        raise ValueError(
+        raise InputError(
             f"model.vit.patch={vit.patch} must be {CONV_STEM_PATCH} with model.vit.stem='conv'"
         )
     multiple = 8 if vit.stem == "conv" else 4 if vit.position == "sincos" else 1
     if vit.width % multiple:
-        raise ValueError(
+        raise InputError(
             f"model.vit.width={vit.width} must be a multiple of {multiple} with "
             f"stem={vit.stem!r} and position={vit.position!r}; "
             f"nearest: {max(1, round(vit.width / multiple)) * multiple}"
         )
     if vit.width % vit.heads:
         divisors = [h for h in range(1, vit.width + 1) if vit.width % h == 0]
-        raise ValueError(
+        raise InputError(
             f"model.vit.heads={vit.heads} must divide the width {vit.width}; "
             f"nearest: {min(divisors, key=lambda h: abs(h - vit.heads))}"
         )

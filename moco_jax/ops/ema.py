@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from moco_jax.config import choose
+from moco_jax.errors import InputError
 
 EMA_SCHEDULES = ("constant", "cosine")
 
@@ -34,13 +35,13 @@ def make_ema_schedule(kind: str, m0: float, total_steps: int) -> Callable[[jax.A
       total_steps: T, of the whole run; later steps keep the last value.
 
     Raises:
-      ValueError: an unknown kind, m0 outside [0, 1], or no steps.
+      InputError: an unknown kind, m0 outside [0, 1], or no steps.
     """
     choose("method.ema_schedule", kind, EMA_SCHEDULES)
     if not 0 <= m0 <= 1:
-        raise ValueError(f"method.ema={m0} must be in [0, 1]")
+        raise InputError(f"method.ema={m0} must be in [0, 1]")
     if total_steps < 1:
-        raise ValueError(f"total_steps={total_steps} must be at least 1")
+        raise InputError(f"total_steps={total_steps} must be at least 1")
 
     def cosine(step: jax.Array) -> jax.Array:
         t = jnp.minimum(jnp.asarray(step, jnp.float32) / total_steps, 1.0)

@@ -1,6 +1,6 @@
 """report.html: what a run did, or how several compare, as one file that opens offline.
 
-python -m moco_jax.report RUN RUN ... [--out=report.html]
+python -m moco_jax report RUN RUN ... [--out=report.html]
 
 A run writes its report when it ends. What needs the model or the data is kept in `RUN/report/`,
 so that a report can be made again from the directory alone.
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import jax
 
-from moco_jax.evals.features import Encode
-from moco_jax.experiment import Experiment
+from moco_jax.evals.extraction import Encode
 from moco_jax.report import page, pictures, rundir
+from moco_jax.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
     """Writes the report of one run into its directory; returns its path.
 
     Raises:
-      FileNotFoundError: the directory is not that of a run.
+      MissingError: the directory is not that of a run.
     """
     return compare([workdir], pathlib.Path(workdir) / FILE)
 
@@ -37,7 +37,7 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pa
     """Writes one report of several runs, on the same axes, to `out`; returns its path.
 
     Raises:
-      FileNotFoundError: one of the directories is not that of a run; the error names it.
+      MissingError: one of the directories is not that of a run; the error names it.
     """
     path = pathlib.Path(out)
     text = page.render(rundir.read_all(workdirs))

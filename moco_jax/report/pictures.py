@@ -11,10 +11,11 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from moco_jax.data import pipeline, preview
+from moco_jax.data import contact_sheet, pipeline
 from moco_jax.data.source import Source
-from moco_jax.evals.features import Encode, Features, feature_batches
-from moco_jax.experiment import Experiment, eval_batches
+from moco_jax.errors import InputError
+from moco_jax.evals.extraction import Encode, Features, feature_batches
+from moco_jax.training.experiment import Experiment, eval_batches
 
 log = logging.getLogger(__name__)
 
@@ -64,19 +65,19 @@ def _features(x: Experiment, source: Source, encode: Encode) -> Features:
 
 
 def _views(x: Experiment) -> Arrays:
-    shown = preview.stream_views(x.data.train, x.config, preview.COUNT)
-    return {"views": preview.as_rgb(shown)}
+    shown = contact_sheet.stream_views(x.data.train, x.config, contact_sheet.COUNT)
+    return {"views": contact_sheet.as_rgb(shown)}
 
 
 def _neighbours(x: Experiment, source: Source, of: Features) -> Arrays:
     rows = pipeline.evenly(len(of.index), QUERIES)
     found, cosine = nearest(of.features, rows, NEIGHBOURS)
     d = x.config.data
-    show = partial(preview.middles, source, d=d, size=min(d.image_size, _THUMBNAIL))
+    show = partial(contact_sheet.middles, source, d=d, size=min(d.image_size, _THUMBNAIL))
     return {
-        "queries": preview.as_rgb(show(of.index[rows])),
+        "queries": contact_sheet.as_rgb(show(of.index[rows])),
         "query_labels": of.labels[rows],
-        "neighbours": np.stack([preview.as_rgb(show(of.index[row])) for row in found]),
+        "neighbours": np.stack([contact_sheet.as_rgb(show(of.index[row])) for row in found]),
         "neighbour_labels": of.labels[found],
         "cosine": cosine,
     }
@@ -94,11 +95,11 @@ def nearest(features: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray,
       Rows of the neighbours (Q, k) int64 and their cosines (Q, k) float32.
 
     Raises:
-      ValueError: there is no other image.
+      InputError: there is no other image.
     """
     unit = _normalized(features)
     if len(unit) < 2:
-        raise ValueError("there is only one image")
+        raise InputError("there is only one image")
     cosine = unit[rows] @ unit.T
     cosine[np.arange(len(rows)), rows] = -np.inf
     found = np.argsort(-cosine, axis=1, kind="stable")[:, : min(k, len(unit) - 1)]
@@ -124,7 +125,7 @@ def embed(features: np.ndarray, seed: int) -> np.ndarray:
       (N, 2) float32.
 
     Raises:
-      ValueError: too few images.
+      InputError: too few images.
     """
     from sklearn.decomposition import PCA  # 2 s to import
     from sklearn.manifold import TSNE
@@ -132,7 +133,7 @@ def embed(features: np.ndarray, seed: int) -> np.ndarray:
 
     unit = _normalized(features)
     if len(unit) < 4:
-        raise ValueError(f"{len(unit)} images are too few")
+        raise InputError(f"{len(unit)} images are too few")
     with threadpool_limits(1):  # more threads wait for each other longer than they work
         small = PCA(min(50, *unit.shape), random_state=seed).fit_transform(unit)
         perplexity = min(_PERPLEXITY, (len(unit) - 1) / 3)

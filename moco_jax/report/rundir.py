@@ -15,7 +15,8 @@ import numpy as np
 from moco_jax import __version__, metrics, results
 from moco_jax.config import choose
 from moco_jax.data.source import existing
-from moco_jax.experiment import Experiment
+from moco_jax.errors import MissingError
+from moco_jax.training.experiment import Experiment
 
 OUTCOMES = ("complete", "stopped", "diverged")
 _FACTS, _PICTURES = "report/run.json", "report/pictures.npz"
@@ -46,7 +47,7 @@ def read_all(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
     """Reads runs, each under a name of its own.
 
     Raises:
-      FileNotFoundError: a directory does not exist, or is not that of a run.
+      MissingError: a directory does not exist, or is not that of a run.
     """
     paths = [existing(str(workdir)).resolve() for workdir in workdirs]
     short = [path.name for path in paths]
@@ -57,7 +58,7 @@ def read_all(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
 
 def _read(path: pathlib.Path, name: str) -> Run:
     if not (path / metrics.FILE).is_file():
-        raise FileNotFoundError(f"{path} is not the workdir of a run: it has no {metrics.FILE}")
+        raise MissingError(f"{path} is not the workdir of a run: it has no {metrics.FILE}")
     pictures = {}
     if (path / _PICTURES).exists():
         with np.load(path / _PICTURES, allow_pickle=False) as arrays:

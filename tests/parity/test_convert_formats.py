@@ -369,7 +369,7 @@ def _workdir(tmp_path):
     from moco_jax.checkpoint import Checkpoints
     from moco_jax.methods import make_method
     from moco_jax.optim import make_optimizer
-    from moco_jax.step import init_state
+    from moco_jax.training.step import init_state
 
     c = config.default()
     c.model.name, c.model.resnet.width = "resnet18", 1 / 8

@@ -23,11 +23,11 @@ from moco_jax import config, convert, mesh
 from moco_jax.checkpoint import Checkpoints, named
 from moco_jax.config import as_json
 from moco_jax.convert.formats.ours import optimizer_leaf
-from moco_jax.convert.start import first_state
-from moco_jax.experiment import Experiment
 from moco_jax.methods import make_method
 from moco_jax.optim import make_optimizer, make_schedule, parameter_groups
-from moco_jax.step import make_train_step
+from moco_jax.training.experiment import Experiment
+from moco_jax.training.first_state import first_state
+from moco_jax.training.step import make_train_step
 from tests.parity import torch_moco as tm
 from tests.parity.torch_weights import nchw
 

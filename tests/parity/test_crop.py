@@ -15,7 +15,8 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from benchmarks.images import natural
-from moco_jax.data import crop
+from moco_jax.data import host_crop
+from moco_jax.data.host_crop import Region
 
 pytestmark = pytest.mark.parity
 
@@ -31,9 +32,9 @@ def torchvision_boxes(height, width, area, ratio, count=COUNT):
 
 
 def our_boxes(height, width, area, ratio, count=COUNT):
-    region = crop.Region(area, ratio)
-    draws = (crop.generator(0, 0, i) for i in range(count))
-    return np.array([crop.sample_box(rng, height, width, region) for rng in draws])
+    region = Region(area, ratio)
+    draws = (host_crop.generator(0, 0, i) for i in range(count))
+    return np.array([host_crop.sample_box(rng, height, width, region) for rng in draws])
 
 
 @pytest.mark.parametrize("area", [(0.2, 1.0), (0.08, 1.0)])
@@ -41,7 +42,7 @@ def our_boxes(height, width, area, ratio, count=COUNT):
 def test_boxes_are_distributed_as_torchvisions(shape, area):
     ours, theirs = our_boxes(*shape, area, RATIO), torchvision_boxes(*shape, area, RATIO)
     # A share that always falls back has the same box always: compare how often first.
-    fallback = crop.sample_box(np.random.default_rng(0), *shape, crop.Region((9.0, 9.0), RATIO))
+    fallback = host_crop.sample_box(np.random.default_rng(0), *shape, Region((9.0, 9.0), RATIO))
     shares = [np.all(boxes == fallback, axis=1).mean() for boxes in (ours, theirs)]
     assert abs(shares[0] - shares[1]) < 4 * np.sqrt(0.5 * max(shares) / COUNT) + 0.002
 
@@ -71,7 +72,7 @@ def torchvision_crop(image, box, size):
 
 def resized(image, size):
     out = np.empty((size, size, 3), np.uint8)
-    crop.resize(image, out)
+    host_crop.resize(image, out)
     return out.astype(int)
 
 
@@ -87,7 +88,7 @@ def test_crops_are_close_to_torchvisions_antialiased_ones(area, mean_limit):
     errors, naive = [], []
     for seed in range(12):
         image = natural(375, 500, seed)
-        box = crop.sample_box(crop.generator(0, 0, seed), 375, 500, crop.Region(area, RATIO))
+        box = host_crop.sample_box(host_crop.generator(0, 0, seed), 375, 500, Region(area, RATIO))
         expected = torchvision_crop(image, box, 224).astype(int)
         cut = image[box.top : box.top + box.height, box.left : box.left + box.width]
         errors.append(np.abs(resized(cut, 224) - expected))
@@ -120,6 +121,6 @@ def test_the_evaluation_view_is_torchvisions(shape):
     expected = np.asarray(pipeline(Image.fromarray(image))).astype(int)
     # The same filter of PIL's, but of a box PIL may filter rows before columns, and it rounds to
     # uint8 in between: at most one level.
-    error = np.abs(crop.center_crop(image, 224, 224 / 256) - expected)
+    error = np.abs(host_crop.center_crop(image, 224, 224 / 256) - expected)
     assert error.max() <= 1
     assert error.mean() < 0.3

@@ -11,7 +11,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from moco_jax.mesh import make_mesh
-from moco_jax.ops.knn import nearest, rank, vote
+from moco_jax.ops.neighbours import nearest, rank, vote
 
 pytestmark = pytest.mark.parity
 M, N, C, CLASSES = 50, 211, 16, 7

@@ -16,7 +16,7 @@ from tests.parity import torchvision_ops  # noqa: F401  isort: skip  lets torchv
 from torchvision.transforms import RandomResizedCrop, functional
 
 from moco_jax.data.augment import eval_view
-from moco_jax.data.resize import crop_resize, sample_crop_box
+from moco_jax.data.device_crop import crop_resize, sample_crop_box
 
 pytestmark = pytest.mark.parity
 

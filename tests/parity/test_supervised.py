@@ -19,17 +19,12 @@ from torch import nn
 
 from moco_jax import config, convert
 from moco_jax.checkpoint import named
-from moco_jax.methods import supervised
 from moco_jax.methods.base import Method
 from moco_jax.ops import mix as mixing
 from moco_jax.ops.losses import smooth_one_hot
-from moco_jax.optim import (
-    make_heads_optimizer,
-    make_optimizer,
-    make_schedule,
-    parameter_groups,
-)
-from moco_jax.step import init_state, make_train_step
+from moco_jax.optim import make_heads_optimizer, make_optimizer, make_schedule, parameter_groups
+from moco_jax.protocols import supervised
+from moco_jax.training.step import init_state, make_train_step
 from tests.parity.torch_weights import nchw, randomize
 
 pytestmark = pytest.mark.parity

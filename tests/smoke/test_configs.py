@@ -3,7 +3,8 @@
 import pytest
 
 from configs import fashion_r18, fashion_vit, v2_r18_cifar10
-from moco_jax import metrics, train
+from moco_jax import metrics
+from moco_jax.training import loop
 from tests.tiny import write_npz
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,7 @@ def test_two_steps(name, tmp_path):
     c.method.bn_group_size = min(c.method.bn_group_size, 16)
     c.epochs, c.optim.warmup_epochs = 1.0, 0.0
     c.knn.k = 5
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
     row = metrics.read(tmp_path / "run")[-1]
     assert row["step"] == 2
     assert row["skipped"] == 0

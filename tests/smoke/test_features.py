@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 import moco_jax
-from moco_jax import experiment, features, knn, results
+from moco_jax import results
+from moco_jax.commands import features, knn
 from moco_jax.evals import featurefile
-from moco_jax.evals.features import extract
+from moco_jax.evals.extraction import extract
+from moco_jax.training import experiment
 from tests.tiny import tiny_config, write_npz
 from tests.workdir import write_workdir
 
@@ -176,7 +178,7 @@ def test_knn_as_a_program_on_other_images(run, tmp_path):
     path, *_ = run
     source = write_npz(tmp_path / "other.npz", images=30)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "moco_jax.knn", f"--checkpoint={path}", f"--data={source}"]
+    command = [sys.executable, "-m", "moco_jax", "knn", f"--checkpoint={path}", f"--data={source}"]
     command += [f"--out={tmp_path}/out", "--no-floors", "--k=3", "--max_train=16"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True,
                           check=False)  # fmt: skip

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from moco_jax import experiment, metrics
+from moco_jax import metrics
 from moco_jax.checkpoint import Checkpoints
 from moco_jax.errors import EXIT_RESTART
+from moco_jax.training import experiment
 from tests.conftest import CACHE
 from tests.tiny import tiny_config, write_config_file
 

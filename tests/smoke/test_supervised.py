@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax import checkpoint, convert, experiment, metrics, results, train, watch
-from moco_jax.convert.start import first_state
+from moco_jax import checkpoint, convert, metrics, results
 from moco_jax.errors import CheckpointError
-from moco_jax.methods.supervised import describe_head
+from moco_jax.protocols.supervised import describe_head
+from moco_jax.training import experiment, loop, watch
+from moco_jax.training.first_state import first_state
 from tests.conftest import CACHE
 from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
 
@@ -28,7 +29,7 @@ def trained(tmp_path_factory):
     source = write_npz(folder / "images.npz", test_images=36)
     c = tiny_config("v1", source)
     c.epochs, c.knn.every_epochs = 1.0, 0.0
-    assert train.run(c, folder / "run") == 0
+    assert loop.run(c, folder / "run") == 0
     return source, folder / "run"
 
 
@@ -54,7 +55,7 @@ def probed(request, trained, tmp_path_factory):
     """The config of a probe and its workdir."""
     c = sweep(*trained, augment=request.param)
     workdir = tmp_path_factory.mktemp("probed") / "run"
-    assert train.run(c, workdir) == 0
+    assert loop.run(c, workdir) == 0
     return c, workdir
 
 
@@ -119,7 +120,7 @@ def test_a_probe_resumes_with_the_same_bits(probed, tmp_path):
     whole = final(workdir)
     shutil.rmtree(steps_of(tmp_path / "run")[-1])
     features = [p.stat().st_mtime_ns for p in (tmp_path / "run").glob("features/*/*")]
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
     again = final(tmp_path / "run")
     assert whole.keys() == again.keys()
     for name, leaf in whole.items():
@@ -135,7 +136,7 @@ def test_another_network_in_the_same_workdir_is_refused(trained, probed, tmp_pat
     c = c.copy_and_resolve_references()
     c.init = ""
     with pytest.raises(CheckpointError, match=r"-init = .*\n.*init = ''"):
-        train.run(c, workdir)
+        loop.run(c, workdir)
 
 
 def test_features_of_another_network_are_made_anew(trained, tmp_path):
@@ -169,7 +170,7 @@ def test_a_backbone_that_changes_is_an_error(trained, tmp_path, monkeypatch):
 def test_raw_pixels_are_probed_by_the_same_command(trained, tmp_path):
     c = sweep(trained[0], "", augment=False)
     c.model.name = "pixels"
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
     assert metrics.read(tmp_path / "run")[-1]["test_top1"] > 0.9
     assert final(tmp_path / "run")["params/classifier/kernel"].shape == (6, 144, 3)
 
@@ -194,7 +195,7 @@ def test_fine_tuning_on_encoded_images_with_few_labels(tmp_path):
     assert len(x.data.train) == 20
     with experiment.train_batches(x, 0) as batches:
         assert next(batches)["image"].shape == (16, 1, 12, 12, 3)
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
     (record,) = results.read(tmp_path / "run")
     assert (record["evaluation"], record["examples"]) == ("finetune", 10)
     assert record["settings"]["label_share"] == 0.5
@@ -217,7 +218,7 @@ def test_fine_tuning_starts_from_fixed_positions_and_moves_them(trained, tmp_pat
     position = np.asarray(state.params["backbone"]["pos_embed"])
     assert position.shape == (1, 10, 16)
     assert (position[0, 0] == 0).all()
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
     assert (final(tmp_path / "run")["params/backbone/pos_embed"] != position).any()
 
 
@@ -287,13 +288,13 @@ class TestBadInput:
         c = sweep(source, init)
         c.model.vit.width = 32
         with pytest.raises(CheckpointError, match=r"(?s)another network.*16\].*32\]"):
-            train.run(c, tmp_path / "run")
+            loop.run(c, tmp_path / "run")
 
     def test_a_classifier_of_another_number_of_classes(self, trained, tmp_path):
         source, _ = trained
         c = finetune_config(source)
         c.epochs, c.data.view1.order = 0.2, ("flip",)
-        assert train.run(c, tmp_path / "three") == 0
+        assert loop.run(c, tmp_path / "three") == 0
         with np.load(source.removeprefix("npz:")) as arrays:
             arrays = dict(arrays)
         arrays["labels"][0] = 3
@@ -301,7 +302,7 @@ class TestBadInput:
         c.init, c.init_part = str(tmp_path / "three"), "weights"
         c.data.source = f"npz:{tmp_path}/four.npz"
         with pytest.raises(CheckpointError, match=r"classifier/bias: float32\[3\].*\[4\]"):
-            train.run(c, tmp_path / "four")
+            loop.run(c, tmp_path / "four")
 
     def test_test_labels_that_are_no_class(self, trained, tmp_path):
         with np.load(trained[0].removeprefix("npz:")) as arrays:
@@ -310,7 +311,7 @@ class TestBadInput:
         np.savez(tmp_path / "x.npz", **arrays)
         c = probe_config(f"npz:{tmp_path}/x.npz")
         with pytest.raises(ValueError, match=r"1 of the evaluated images have none of the 3"):
-            train.run(c, tmp_path / "run")
+            loop.run(c, tmp_path / "run")
 
     @pytest.mark.parametrize("augment", [True, False])
     def test_features_that_are_not_finite(self, trained, tmp_path, augment, monkeypatch):
@@ -326,4 +327,4 @@ class TestBadInput:
         broken.wait()
         c = sweep(source, tmp_path / "broken", augment)
         with pytest.raises(ValueError, match=r"not finite|NaN"):
-            train.run(c, tmp_path / "run")
+            loop.run(c, tmp_path / "run")

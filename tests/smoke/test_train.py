@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from moco_jax import checkpoint, experiment, mesh, metrics, results, train
+from moco_jax import checkpoint, mesh, metrics, results
 from moco_jax.errors import CheckpointError, TrainingDivergedError
+from moco_jax.training import experiment, loop
 from tests.tiny import tiny_config, write_npz
 
 KEYS = {
@@ -26,7 +27,7 @@ def source(tmp_path):
 def test_run_writes_all_metrics_and_a_checkpoint(method, source, tmp_path, caplog):
     c = tiny_config(method, source)
     c.log.tensorboard = method == "v1"
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
     rows = metrics.read(tmp_path / "run")
     assert rows[0]["step"] == 0
     assert {"knn_top1", "knn_top1_raw"} <= rows[0].keys()
@@ -57,9 +58,9 @@ def test_run_writes_all_metrics_and_a_checkpoint(method, source, tmp_path, caplo
 
 def test_a_finished_run_has_nothing_to_do(source, tmp_path):
     c = tiny_config("v3", source)
-    train.run(c, tmp_path / "run")
+    loop.run(c, tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
@@ -93,9 +94,9 @@ def test_every_mesh_gives_the_same_losses(method, source, monkeypatch):
 def test_a_run_continues_on_another_mesh(source, tmp_path):
     c = tiny_config("v3", source)
     c.epochs, c.knn.every_epochs = 0.4, 0.0
-    train.run(c, tmp_path / "run")
+    loop.run(c, tmp_path / "run")
     c.mesh.fsdp = 4
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
 
 
 def test_a_diverging_run_stops_and_keeps_the_good_checkpoint(source, tmp_path):
@@ -104,7 +105,7 @@ def test_a_diverging_run_stops_and_keeps_the_good_checkpoint(source, tmp_path):
     c.log.max_nonfinite = 3
     c.checkpoint.every_steps = 1
     with pytest.raises(TrainingDivergedError, match="not finite in 3 steps in a row"):
-        train.run(c, tmp_path / "run")
+        loop.run(c, tmp_path / "run")
     assert "not finite in 3 steps in a row" in (tmp_path / "run" / "report.html").read_text()
     x = experiment.build(c)
     from moco_jax.checkpoint import Checkpoints
@@ -115,20 +116,20 @@ def test_a_diverging_run_stops_and_keeps_the_good_checkpoint(source, tmp_path):
 
 def test_resuming_under_another_recipe_is_refused_with_a_diff(source, tmp_path):
     c = tiny_config("v3", source)
-    train.run(c, tmp_path / "run")
+    loop.run(c, tmp_path / "run")
     c.method.temperature = 0.3
     with pytest.raises(
         CheckpointError, match=r"(?s)-method.temperature = 0.2.*\+method.temp.* 0.3"
     ):
-        train.run(c, tmp_path / "run")
+        loop.run(c, tmp_path / "run")
     c.checkpoint.allow_changes = True
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
 
 
 def test_no_labels_means_no_knn(tmp_path):
     c = tiny_config("v3", write_npz(tmp_path / "images.npz", labels=False))
     c.epochs = 1.0
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
     assert not any("knn_top1" in row for row in metrics.read(tmp_path / "run"))
 
 
@@ -136,14 +137,14 @@ def test_no_labels_means_no_knn(tmp_path):
 def test_other_channel_counts_train(channels, tmp_path):
     c = tiny_config("v3", write_npz(tmp_path / "images.npz", channels=channels))
     c.epochs = 0.4
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
 
 
 def test_symmetric_queue_method_trains(source, tmp_path):
     c = tiny_config("v1", source)
     c.method.symmetric = True
     c.epochs = 0.4
-    assert train.run(c, tmp_path / "run") == 0
+    assert loop.run(c, tmp_path / "run") == 0
     row = metrics.read(tmp_path / "run")[-1]
     np.testing.assert_allclose(row["loss_chance"], 2 * np.log(41))
 
@@ -185,7 +186,7 @@ class TestBadInput:
         (tmp_path / "file").write_text("")
         c = tiny_config("v3", "npz:missing")  # would fail later
         with pytest.raises(ValueError, match=r"workdir=.*cannot be written"):
-            train.run(c, tmp_path / "file" / "run")
+            loop.run(c, tmp_path / "file" / "run")
 
     def test_groups_that_do_not_divide_the_batch(self, source):
         c = tiny_config("v1", source)
@@ -196,11 +197,11 @@ class TestBadInput:
     def test_checkpoint_of_another_model(self, source, tmp_path):
         c = tiny_config("v3", source)
         c.epochs = 0.4
-        train.run(c, tmp_path / "run")
+        loop.run(c, tmp_path / "run")
         c.model.vit.width = 32
         c.checkpoint.allow_changes = True
         with pytest.raises(CheckpointError, match=r"another model(?s:.*)in the checkpoint"):
-            train.run(c, tmp_path / "run")
+            loop.run(c, tmp_path / "run")
 
     @pytest.mark.skipif(os.environ["JAX_PLATFORMS"] != "cpu", reason="needs a CPU-only process")
     def test_a_backend_that_is_not_there(self, source):

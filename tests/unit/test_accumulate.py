@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from moco_jax import experiment, mesh
+from moco_jax import mesh
+from moco_jax.training import experiment
 from tests.hlo import collectives, in_loops
 from tests.tiny import tiny_config, write_npz
 

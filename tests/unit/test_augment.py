@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moco_jax.config import view
 from moco_jax.data import augment, photometric
-from moco_jax.data.resize import center_box, crop_resize, sample_crop_box
+from moco_jax.data.device_crop import center_box, crop_resize, sample_crop_box
 
 ALL = ("jitter", "grayscale", "blur", "solarize", "flip", "erase")
 SIZE, BATCH = 12, 8

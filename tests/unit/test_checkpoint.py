@@ -9,7 +9,7 @@ import pytest
 from moco_jax import config, mesh
 from moco_jax.checkpoint import Checkpoints
 from moco_jax.errors import CheckpointError
-from moco_jax.step import TrainState
+from moco_jax.training.step import TrainState
 
 CONFIG = {"seed": 0}
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from moco_jax import experiment, mesh
+from moco_jax import mesh
+from moco_jax.training import experiment
 from tests.hlo import collectives
 from tests.tiny import BATCH, SIZE, tiny_config, write_npz
 

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import finetune, linear
-from moco_jax import config, experiment, train
+from moco_jax import config
 from moco_jax.errors import CheckpointError
+from moco_jax.training import experiment, loop
 from tests.tiny import probe_config, tiny_config, write_npz
 
 CONFIGS = pathlib.Path(config.__file__).parents[1] / "configs"
@@ -219,14 +220,14 @@ def test_every_option_is_read(tmp_path, monkeypatch):
         return original(self, key)
 
     monkeypatch.setattr(ConfigDict, "__getitem__", recording)
-    assert train.run(run, tmp_path / "run") == 0
+    assert loop.run(run, tmp_path / "run") == 0
     with pytest.raises(CheckpointError):
-        train.run(again, tmp_path / "run")
+        loop.run(again, tmp_path / "run")
     x = experiment.build(lars)
     with experiment.train_batches(x, 0) as batches:
         experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
     experiment.build(resnet)
-    assert train.run(probe, tmp_path / "probe") == 0
+    assert loop.run(probe, tmp_path / "probe") == 0
     monkeypatch.undo()
     assert {name for *_, name in leaves(config.default())} - read == set()
 

@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from moco_jax import convert, experiment, mesh, train
+from moco_jax import convert, mesh
 from moco_jax.checkpoint import Checkpoints, named
 from moco_jax.convert.formats.ours import IMPORTED, optimizer_leaf, spread
-from moco_jax.convert.start import first_state
 from moco_jax.errors import CheckpointError
 from moco_jax.methods import make_method
 from moco_jax.optim import make_optimizer, make_schedule
+from moco_jax.training import experiment, loop
+from moco_jax.training.first_state import first_state
 from tests.tiny import tiny_config, write_npz
 from tests.torchlike import small_config, small_contents
 
@@ -231,17 +232,17 @@ def test_a_run_from_another_runs_checkpoint_ends_with_the_same_bits(tmp_path):
     c = tiny_config("v1", write_npz(tmp_path / "images.npz"))
     c.knn.every_epochs = 0.0
     c.model.vit.depth = 1
-    assert train.run(c, tmp_path / "whole") == 0
+    assert loop.run(c, tmp_path / "whole") == 0
     want = _final(c, tmp_path / "whole")
     c.init = str(tmp_path / "whole" / "checkpoints" / "12")
-    assert train.run(c, tmp_path / "second") == 0
+    assert loop.run(c, tmp_path / "second") == 0
     jax.tree.map(np.testing.assert_array_equal, _final(c, tmp_path / "second"), want)
 
     # The workdir's own checkpoint comes first: the file is not even looked at.
     c.init = str(tmp_path / "gone")
-    assert train.run(c, tmp_path / "second") == 0
+    assert loop.run(c, tmp_path / "second") == 0
     with pytest.raises(FileNotFoundError):
-        train.run(c, tmp_path / "third")
+        loop.run(c, tmp_path / "third")
 
 
 def _final(c, workdir):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax.data import crop
+from moco_jax.data import host_crop
+from moco_jax.data.host_crop import BadImage, Region
 
-REGION = crop.Region((0.2, 1.0), (3 / 4, 4 / 3))
+REGION = Region((0.2, 1.0), (3 / 4, 4 / 3))
 
 
 def smooth(height, width, channels=3, seed=0):
@@ -75,7 +76,7 @@ FILES = {
 
 @pytest.mark.parametrize("kind", FILES)
 def test_files_are_read_as_pil_reads_them(kind):
-    image = crop.decode(FILES[kind])
+    image = host_crop.decode(FILES[kind])
     assert (image.shape, image.dtype) == ((60, 84, 3), np.uint8)
     np.testing.assert_array_equal(image, as_pil(FILES[kind]))
 
@@ -85,7 +86,7 @@ def test_cmyk_is_read_as_pil_reads_it():
     noise = np.random.default_rng(0).integers(0, 256, (40, 52, 4), dtype=np.uint8)
     for image in (RGB.convert("CMYK"), Image.fromarray(noise, "CMYK")):
         data = encode(image, "JPEG", quality=95)
-        np.testing.assert_allclose(crop.decode(data).astype(int), as_pil(data), atol=2)
+        np.testing.assert_allclose(host_crop.decode(data).astype(int), as_pil(data), atol=2)
 
 
 @pytest.mark.parametrize("cut", [0, 1])
@@ -93,7 +94,7 @@ def test_16_bit_gray_is_scaled_not_saturated(cut):
     levels = np.linspace(0, 65535, 60 * 84).reshape(60, 84).astype(np.uint16)
     data = encode(Image.fromarray(levels), "PNG")
     # Without the file's last byte OpenCV refuses, and PIL's way is taken.
-    image = crop.decode(data[: len(data) - cut])
+    image = host_crop.decode(data[: len(data) - cut])
     np.testing.assert_array_equal(image, np.repeat(levels[..., None] >> 8, 3, 2))
     assert as_pil(data).mean() > 250  # what PIL alone would have made of it
 
@@ -115,9 +116,9 @@ LARGE = Image.fromarray(smooth(375, 500))
 )
 def test_a_truncated_file_is_bad(kind, options, share):
     data = encode(LARGE, kind, **options)
-    assert crop.decode(data).shape == (375, 500, 3)
-    with pytest.raises(crop.BadImage):
-        crop.decode(data[: int(len(data) * share)])
+    assert host_crop.decode(data).shape == (375, 500, 3)
+    with pytest.raises(BadImage):
+        host_crop.decode(data[: int(len(data) * share)])
 
 
 @pytest.mark.parametrize(
@@ -125,13 +126,13 @@ def test_a_truncated_file_is_bad(kind, options, share):
     [(b"", "zero bytes"), (b"<html>", "no kind of image"), (bytes(99), "no kind of image")],
 )
 def test_bytes_that_are_no_image_are_bad(data, reason):
-    with pytest.raises(crop.BadImage, match=reason):
-        crop.read_header(data, 10**6)
+    with pytest.raises(BadImage, match=reason):
+        host_crop.read_header(data, 10**6)
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_the_header_says_the_size(kind):
-    header = crop.read_header(FILES[kind], 10**6)
+    header = host_crop.read_header(FILES[kind], 10**6)
     assert header == (60, 84, "jpeg" in kind)
 
 
@@ -139,10 +140,10 @@ def test_jpeg_headers_are_found_behind_any_other_segment():
     exif = rotated()
     exif[0x9286] = "x" * 30_000
     data = encode(RGB, "JPEG", exif=exif, icc_profile=bytes(90_000), comment=b"\xff\xc0" * 999)
-    assert crop._jpeg_size(data) == (60, 84)
-    assert crop._jpeg_size(data[:300]) is None
+    assert host_crop._jpeg_size(data) == (60, 84)
+    assert host_crop._jpeg_size(data[:300]) is None
     filled = data[:2] + b"\xff\xff\xff" + data[2:]  # fill bytes, which are rare: PIL's turn
-    assert crop.read_header(filled, 10**6)[:2] == (60, 84)
+    assert host_crop.read_header(filled, 10**6)[:2] == (60, 84)
 
 
 def bomb(kind, height, width):
@@ -160,22 +161,22 @@ def bomb(kind, height, width):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("shape", [(60_000, 60_000), (1, 65_000), (65_000, 10)])
 def test_more_pixels_than_allowed_are_refused_from_the_header(kind, shape, monkeypatch):
-    monkeypatch.setattr(crop, "decode", None)
-    with pytest.raises(crop.BadImage, match=rf"{shape[1]} x {shape[0]} pixels; expected 1 to"):
-        crop.read_header(bomb(kind, *shape), 60_000)
+    monkeypatch.setattr(host_crop, "decode", None)
+    with pytest.raises(BadImage, match=rf"{shape[1]} x {shape[0]} pixels; expected 1 to"):
+        host_crop.read_header(bomb(kind, *shape), 60_000)
 
 
 def test_what_opencv_refuses_is_bad_too():
-    with pytest.raises(crop.BadImage):
-        crop.decode(bomb("PNG", 100_000, 100_000))
+    with pytest.raises(BadImage):
+        host_crop.decode(bomb("PNG", 100_000, 100_000))
 
 
 def test_an_image_unlike_its_header_is_bad():
     data = FILES["jpeg"]
-    header = crop.read_header(data, 10**6)._replace(height=61)
+    header = host_crop.read_header(data, 10**6)._replace(height=61)
     out = np.empty((1, 32, 32, 3), np.uint8)
-    with pytest.raises(crop.BadImage, match="84 x 60 pixels, unlike its header"):
-        crop.random_views(data, header, crop.generator(0, 0, 0), [REGION], out)
+    with pytest.raises(BadImage, match="84 x 60 pixels, unlike its header"):
+        host_crop.random_views(data, header, host_crop.generator(0, 0, 0), [REGION], out)
 
 
 @pytest.mark.parametrize(
@@ -194,15 +195,17 @@ def test_a_jpeg_far_larger_than_its_crops_is_decoded_smaller(
 ):
     """The crop's edges are rounded to the reduced pixels; from there on the mean difference stays
     below 4 of 255, on an image with more contrast in detail than photographs have."""
-    calls, decode = [], crop.decode
-    monkeypatch.setattr(crop, "decode", lambda data, by=1: calls.append(by) or decode(data, by))
+    calls, decode = [], host_crop.decode
+    monkeypatch.setattr(
+        host_crop, "decode", lambda data, by=1: calls.append(by) or decode(data, by)
+    )
     data = encode(Image.fromarray(smooth(227, 229)), kind, quality=95, **options)
-    region = crop.Region((0.97, 0.985), (1.0, 1.0))
-    views = random_views(data, crop.generator(0, 0, 0), [region] * 2, size)
+    region = Region((0.97, 0.985), (1.0, 1.0))
+    views = random_views(data, host_crop.generator(0, 0, 0), [region] * 2, size)
     assert calls == [expected]
-    rng = crop.generator(0, 0, 0)
+    rng = host_crop.generator(0, 0, 0)
     for view in views:
-        top, left, height, width = crop.sample_box(rng, 227, 229, region)
+        top, left, height, width = host_crop.sample_box(rng, 227, 229, region)
         edges = (top, top + height, left, left + width)
         top, bottom, left, right = (expected * round(edge / expected) for edge in edges)
         assert_near(view, resized(decode(data)[top:bottom, left:right], size), 4)
@@ -213,38 +216,43 @@ def assert_near(a, b, mean):
 
 
 def test_one_small_crop_keeps_the_whole_scale(monkeypatch):
-    calls, decode = [], crop.decode
-    monkeypatch.setattr(crop, "decode", lambda data, by=1: calls.append(by) or decode(data, by))
+    calls, decode = [], host_crop.decode
+    monkeypatch.setattr(
+        host_crop, "decode", lambda data, by=1: calls.append(by) or decode(data, by)
+    )
     data = encode(Image.fromarray(smooth(227, 229)), "JPEG")
-    regions = [crop.Region((0.97, 0.985), (1.0, 1.0)), crop.Region((0.02, 0.03), (1.0, 1.0))]
-    random_views(data, crop.generator(0, 0, 0), regions, 24)
+    regions = [
+        Region((0.97, 0.985), (1.0, 1.0)),
+        Region((0.02, 0.03), (1.0, 1.0)),
+    ]
+    random_views(data, host_crop.generator(0, 0, 0), regions, 24)
     assert calls == [1]
 
 
 def resized(image, size):
     out = np.empty((size, size, 3), np.uint8)
-    crop.resize(image, out)
+    host_crop.resize(image, out)
     return out
 
 
 def random_views(data, rng, regions, size):
     views = np.empty((len(regions), size, size, 3), np.uint8)
-    crop.random_views(data, crop.read_header(data, 10**8), rng, regions, views)
+    host_crop.random_views(data, host_crop.read_header(data, 10**8), rng, regions, views)
     return views
 
 
 def test_random_numbers_depend_on_seed_epoch_and_index_alone():
-    first = crop.generator(1, 2, 3).random(4)
-    np.testing.assert_array_equal(first, crop.generator(1, 2, 3).random(4))
+    first = host_crop.generator(1, 2, 3).random(4)
+    np.testing.assert_array_equal(first, host_crop.generator(1, 2, 3).random(4))
     for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0), (2, 1, 3), (1, 3, 2)):
-        assert not np.isin(first, crop.generator(*other).random(1000)).any()
+        assert not np.isin(first, host_crop.generator(*other).random(1000)).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (7, 5), (375, 500)])
 def test_boxes_lie_inside_the_image(shape):
     rng = np.random.default_rng(0)
     for _ in range(200):
-        top, left, height, width = crop.sample_box(rng, *shape, crop.Region((0.05, 1), (0.5, 2)))
+        top, left, height, width = host_crop.sample_box(rng, *shape, Region((0.05, 1), (0.5, 2)))
         assert top >= 0
         assert left >= 0
         assert 1 <= height <= shape[0] - top
@@ -253,7 +261,7 @@ def test_boxes_lie_inside_the_image(shape):
 
 def test_boxes_reach_every_border():
     rng = np.random.default_rng(0)
-    boxes = np.array([crop.sample_box(rng, 8, 9, REGION) for _ in range(2000)])
+    boxes = np.array([host_crop.sample_box(rng, 8, 9, REGION) for _ in range(2000)])
     assert boxes[:, :2].min(0).tolist() == [0, 0]
     assert (boxes[:, :2] + boxes[:, 2:]).max(0).tolist() == [8, 9]
 
@@ -263,13 +271,13 @@ def test_boxes_reach_every_border():
 )
 def test_the_fallback_is_the_central_crop_with_the_ratio_clamped(shape, expected):
     rng = np.random.default_rng(0)
-    box = crop.sample_box(rng, *shape, crop.Region((1.0, 1.0), (3 / 4, 4 / 3)))
+    box = host_crop.sample_box(rng, *shape, Region((1.0, 1.0), (3 / 4, 4 / 3)))
     assert box == expected
 
 
 def test_two_views_differ_and_repeat():
     data = encode(Image.fromarray(smooth(90, 120)), "PNG")
-    views = [random_views(data, crop.generator(0, 0, i), (REGION, REGION), 24) for i in (5, 5)]
+    views = [random_views(data, host_crop.generator(0, 0, i), (REGION, REGION), 24) for i in (5, 5)]
     assert (views[0].shape, views[0].dtype) == ((2, 24, 24, 3), np.uint8)
     np.testing.assert_array_equal(*views)
     assert np.abs(views[0][0].astype(int) - views[0][1]).mean() > 5
@@ -278,9 +286,12 @@ def test_two_views_differ_and_repeat():
 def test_each_view_has_its_own_region():
     columns = np.arange(120, dtype=np.uint8)[:, None]
     image = np.broadcast_to(columns, (90, 120, 3)).copy()
-    whole, part = crop.Region((1.0, 1.0), (4 / 3, 4 / 3)), crop.Region((0.01, 0.01), (1.0, 1.0))
+    whole, part = (
+        Region((1.0, 1.0), (4 / 3, 4 / 3)),
+        Region((0.01, 0.01), (1.0, 1.0)),
+    )
     data = encode(Image.fromarray(image), "PNG")
-    views = random_views(data, crop.generator(0, 0, 0), (whole, part), 32)
+    views = random_views(data, host_crop.generator(0, 0, 0), (whole, part), 32)
     np.testing.assert_array_equal(views[0], resized(image, 32))
     assert int(views[1].max()) - views[1].min() <= 10  # of 10 columns
 
@@ -306,7 +317,7 @@ def test_shrinking_is_antialiased():
 @pytest.mark.parametrize("shape", [(375, 500), (500, 375), (32, 32), (8, 90), (20, 21)])
 def test_the_center_crop_is_the_middle_of_the_resized_image(shape):
     image = smooth(*shape)
-    view = crop.center_crop(image, 28, 0.875)
+    view = host_crop.center_crop(image, 28, 0.875)
     assert (view.shape, view.dtype) == ((28, 28, 3), np.uint8)
     short = min(shape)
     size = [round(32 * side / short) if side == short else int(32 * side / short) for side in shape]

@@ -6,8 +6,8 @@ import pathlib
 import pytest
 import yaml
 
-from moco_jax import distributed
-from moco_jax.distributed import Place, check_same, find_place
+from moco_jax.cluster import rendezvous
+from moco_jax.cluster.rendezvous import Place, check_same, find_place
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 SLURM = {
@@ -92,7 +92,7 @@ class TestPlace:
 
 
 def test_one_gpu_each_only_where_processes_share_a_machine(environment):
-    share = distributed._local_devices
+    share = rendezvous._local_devices
     place = Place("a:1", 4, 3, 1)
     assert share(place, ["a", "a", "b", "b"]) == [1]
     assert share(place, ["a", "b", "c", "d"]) is None, "the whole machine"
@@ -123,7 +123,7 @@ def test_the_kubernetes_job_fits_the_flags_and_exit_codes():
     count = int(arguments["num_processes"])
     assert spec["completions"] == spec["parallelism"] == count
     place = find(arguments["coordinator"], count, count - 1)
-    assert place.line == (f"{job['metadata']['name']}-0.{name}", distributed.PORT + 1)
+    assert place.line == (f"{job['metadata']['name']}-0.{name}", rendezvous.PORT + 1)
     rules = {r["action"]: r["onExitCodes"] for r in spec["podFailurePolicy"]["rules"] if
              "onExitCodes" in r}  # fmt: skip
     assert rules["FailJob"]["values"] == [2]

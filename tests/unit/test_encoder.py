@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 import moco_jax
-from moco_jax import convert, encoder, experiment
-from moco_jax.data import images, resize
+from moco_jax import convert, encoder
+from moco_jax.data import device_crop, images
 from moco_jax.errors import CheckpointError, NotFiniteError
-from moco_jax.evals.features import extract
+from moco_jax.evals.extraction import extract
+from moco_jax.training import experiment
 from tests.tiny import tiny_config, write_npz
 from tests.workdir import write_workdir
 
@@ -155,8 +156,8 @@ def test_arrays_are_prepared_as_on_the_device(height, width, channels):
     """Within 1e-6: PIL's filter is the same, in float32."""
     image = np.random.default_rng(0).integers(0, 256, (height, width, channels)).astype(np.uint8)
     for share in (0.875, 1.0):
-        box = resize.center_box(height, width, share)
-        wanted = resize.crop_resize(jnp.asarray(image, jnp.float32) / 255, box, 16)
+        box = device_crop.center_box(height, width, share)
+        wanted = device_crop.crop_resize(jnp.asarray(image, jnp.float32) / 255, box, 16)
         found = images.prepare(image, 16, share, channels)
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 

@@ -12,10 +12,10 @@ from moco_jax import config, results
 from moco_jax.data import pipeline
 from moco_jax.data.source import ArraySource, Splits
 from moco_jax.errors import NotFiniteError
-from moco_jax.evals.features import extract, feature_batches
-from moco_jax.evals.knn import KnnMonitor, evaluate, pairs_of, score
+from moco_jax.evals.extraction import extract, feature_batches
+from moco_jax.evals.knn_accuracy import KnnMonitor, evaluate, pairs_of, score
 from moco_jax.mesh import make_mesh
-from moco_jax.ops.knn import Neighbours
+from moco_jax.ops.neighbours import Neighbours
 
 DATA = config.default().data
 DATA.update(eval_batch_size=8)

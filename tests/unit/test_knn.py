@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from moco_jax.mesh import make_mesh
-from moco_jax.ops import knn
-from moco_jax.ops.knn import device_bytes, nearest, rank, top_k, vote
+from moco_jax.ops import neighbours
+from moco_jax.ops.neighbours import device_bytes, nearest, rank, top_k, vote
 
 
 @pytest.mark.parametrize(("width", "k"), [(1000, 1), (1000, 20), (999, 5), (64, 64), (7, 3)])
@@ -23,7 +23,7 @@ def test_top_k_is_that_of_jax_with_ties(width, k):
 
 
 def test_more_queries_than_are_taken_at_once(monkeypatch):
-    monkeypatch.setattr(knn, "QUERIES", 7)
+    monkeypatch.setattr(neighbours, "QUERIES", 7)
     x = np.random.default_rng(0).normal(size=(23, 4))
     found = nearest(x, x, 3, make_mesh())
     np.testing.assert_array_equal(found.index[:, 0], np.arange(23))
@@ -50,7 +50,7 @@ def test_memory_does_not_grow_with_the_bank():
 def test_no_device_sends_more_than_its_k_best():
     """The search itself does not communicate; at its end 8 devices send k values a query."""
     mesh = make_mesh()
-    _, step, finish = knn._programs(mesh, 64, 1, 8, 3)
+    _, step, finish = neighbours._programs(mesh, 64, 1, 8, 3)
     shapes = [jax.ShapeDtypeStruct((8, 2, 5, 3), t) for t in (np.float32, np.int32)]
     split = jax.NamedSharding(mesh, jax.P("data"))
     best = tuple(jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=split) for s in shapes)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from moco_jax.line import Line
+from moco_jax.cluster.lifeline import Line
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from moco_jax import experiment, mesh
+from moco_jax import mesh
 from moco_jax.checkpoint import Checkpoints, checksums_of, named
+from moco_jax.training import experiment
 from tests.tiny import tiny_config, write_npz
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from moco_jax import config
-from moco_jax.data import crop, loader, pipeline
+from moco_jax.data import host_crop, loader, pipeline
+from moco_jax.data.host_crop import BadImage, Region
 from moco_jax.data.source import ArraySource, EncodedSource, open_source
 
 COUNT = 40
@@ -64,7 +65,7 @@ def broken(source, bad, error=None):
 
 def random_views(content, rng, regions):
     views = np.empty((len(regions), 16, 16, 3), np.uint8)
-    crop.random_views(content, crop.read_header(content, 10**6), rng, regions, views)
+    host_crop.random_views(content, host_crop.read_header(content, 10**6), rng, regions, views)
     return views
 
 
@@ -123,10 +124,13 @@ def test_batches_have_the_contracts_form(encoded, array):
 def test_rows_hold_the_image_and_label_of_their_index(encoded, array):
     data = options(view1=config.view(crop_area=(0.5, 0.6)))
     (batch,) = take(pipeline.train_batches(encoded, data, seed=5, start_step=2), 1)
-    regions = [crop.Region((0.5, 0.6), (3 / 4, 4 / 3)), crop.Region((0.2, 1.0), (3 / 4, 4 / 3))]
+    regions = [
+        Region((0.5, 0.6), (3 / 4, 4 / 3)),
+        Region((0.2, 1.0), (3 / 4, 4 / 3)),
+    ]
     for image, index, epoch, label in zip(*batch.values()):
         content, expected = encoded.read(int(index))
-        views = random_views(content, crop.generator(5, int(epoch), int(index)), regions)
+        views = random_views(content, host_crop.generator(5, int(epoch), int(index)), regions)
         np.testing.assert_array_equal(image, views)
         assert label == expected
     (batch,) = take(pipeline.train_batches(array, options(), seed=5), 1)
@@ -206,8 +210,8 @@ def test_batches_that_are_kept_are_not_overwritten(encoded):
     for batch in batches[:2]:
         for image, index, epoch in zip(batch["image"], batch["index"], batch["epoch"]):
             content, _ = encoded.read(int(index))
-            regions = [crop.Region((0.2, 1.0), (3 / 4, 4 / 3))] * 2
-            views = random_views(content, crop.generator(0, int(epoch), int(index)), regions)
+            regions = [Region((0.2, 1.0), (3 / 4, 4 / 3))] * 2
+            views = random_views(content, host_crop.generator(0, int(epoch), int(index)), regions)
             np.testing.assert_array_equal(image, views)
 
 
@@ -263,7 +267,7 @@ def test_evaluation_sees_the_middle_of_each_image(encoded, array):
     batches = take(pipeline.eval_batches(encoded, data, 5))
     for image, index, label in zip(*(batches[0][key][:5] for key in ("image", "index", "label"))):
         content, expected = loader.read(encoded, int(index), 10**6)
-        np.testing.assert_array_equal(image, crop.center_crop(content, 16, 0.5))
+        np.testing.assert_array_equal(image, host_crop.center_crop(content, 16, 0.5))
         assert label == expected
     batches = take(pipeline.eval_batches(array, data))
     mask = column(batches, "mask")
@@ -307,8 +311,8 @@ def test_a_bad_image_gives_way_to_the_next_and_is_named_once(encoded, caplog, er
     np.testing.assert_array_equal(column(batches, "label"), used >= COUNT // 2)
     for row in np.flatnonzero(used != wanted)[:2]:
         content, _ = encoded.read(int(used[row]))
-        rng = crop.generator(0, int(row) // COUNT, int(used[row]))
-        region = crop.Region((0.2, 1.0), (3 / 4, 4 / 3))
+        rng = host_crop.generator(0, int(row) // COUNT, int(used[row]))
+        region = Region((0.2, 1.0), (3 / 4, 4 / 3))
         expected = random_views(content, rng, [region, region])
         np.testing.assert_array_equal(column(batches, "image")[row], expected)
     named = [record.getMessage() for record in caplog.records]
@@ -329,7 +333,7 @@ def test_the_log_names_a_bounded_number(encoded, caplog):
 
 def test_too_large_a_share_ends_the_stream(encoded):
     source = broken(encoded, {1, 11, 21})
-    with pytest.raises(crop.BadImage, match=r"3 of 5\d images of broken.*max_bad_share=0.05.*pict"):
+    with pytest.raises(BadImage, match=r"3 of 5\d images of broken.*max_bad_share=0.05.*pict"):
         take(pipeline.train_batches(source, options(max_bad_share=0.05), seed=0), 20)
     # 3 of 43 reads: below a limit of 8%, for ever.
     assert len(take(pipeline.train_batches(source, options(max_bad_share=0.08), seed=0), 20)) == 20
@@ -343,13 +347,13 @@ def test_a_few_bad_images_at_the_start_are_no_reason_to_stop(encoded):
 
 def test_a_batch_without_one_good_image_ends_the_stream_at_once(encoded):
     source = broken(encoded, set(pipeline.sample_order(0, 0, COUNT)[:12].tolist()))
-    with pytest.raises(crop.BadImage, match="cannot be read"):
+    with pytest.raises(BadImage, match="cannot be read"):
         take(pipeline.train_batches(source, options(max_bad_share=0.9), seed=0), 1)
 
 
 def test_nothing_readable_ends_the_stream(encoded):
     source = broken(encoded, set(range(COUNT)))
-    with pytest.raises(crop.BadImage, match="64 images in a row cannot be read, the first: pict"):
+    with pytest.raises(BadImage, match="64 images in a row cannot be read, the first: pict"):
         take(pipeline.train_batches(source, options(max_bad_share=1.0), seed=0), 1)
 
 
@@ -367,7 +371,7 @@ def test_evaluation_masks_bad_images(encoded):
     batches = take(pipeline.eval_batches(source, options(max_bad_share=0.1)))
     index = column(batches, "index")[column(batches, "mask")]
     np.testing.assert_array_equal(index, np.setdiff1d(np.arange(COUNT), [0, 7]))
-    with pytest.raises(crop.BadImage, match="2 of 40 images"):
+    with pytest.raises(BadImage, match="2 of 40 images"):
         take(pipeline.eval_batches(source, options(max_bad_share=0.01)))
 
 
@@ -381,7 +385,7 @@ def test_no_thread_is_left_behind(encoded):
     before = set(threading.enumerate())
     take(pipeline.train_batches(encoded, options(threads=5), seed=0), 2)
     take(pipeline.eval_batches(encoded, options()))
-    with pytest.raises(crop.BadImage):
+    with pytest.raises(BadImage):
         take(pipeline.train_batches(broken(encoded, set(range(COUNT))), options(), seed=0))
     assert set(threading.enumerate()) <= before
 
@@ -396,7 +400,7 @@ def test_a_set_smaller_than_a_batch_is_refused(source):
 
 
 def test_a_set_without_a_readable_image_is_refused(encoded):
-    with pytest.raises(crop.BadImage, match="none of 16 images of broken can be read: picture 0"):
+    with pytest.raises(BadImage, match="none of 16 images of broken can be read: picture 0"):
         pipeline.check(broken(encoded, set(range(COUNT))), options())
     pipeline.check(broken(encoded, set(range(COUNT - 3))), options())
 

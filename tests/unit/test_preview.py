@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from moco_jax import config
-from moco_jax.data import augment, pipeline, preview
+from moco_jax.data import augment, contact_sheet, pipeline
 from tests.tiny import tiny_config, write_npz
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def test_the_command_writes_a_picture_and_refuses_a_bad_source(tmp_path):
     config_file = ROOT / "configs" / "demo.py"
-    command = [sys.executable, "-m", "moco_jax.data.preview", f"--config={config_file}"]
+    command = [sys.executable, "-m", "moco_jax", "preview", f"--config={config_file}"]
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     out = tmp_path / "views.png"
     done = subprocess.run([*command, f"--out={out}"], cwd=ROOT, env=environment,
@@ -38,7 +38,7 @@ def test_the_command_writes_a_picture_and_refuses_a_bad_source(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_views_are_those_of_training_denormalized(tmp_path, channels):
     c = tiny_config("v3", write_npz(tmp_path / "images.npz", channels=channels))
-    shown = preview.views(c, 4)
+    shown = contact_sheet.views(c, 4)
     assert shown.shape == (4, 3, 12, 12, channels)
     source = pipeline.open_data(c.data).train
     mean, std = pipeline.channel_stats(source, c.data)
@@ -50,7 +50,7 @@ def test_the_views_are_those_of_training_denormalized(tmp_path, channels):
         pixels = 255 * (np.asarray(augmented[which])[:4] * np.array(std) + np.array(mean))
         np.testing.assert_allclose(shown[:, 1 + which], pixels, atol=1)
     np.testing.assert_allclose(shown[:, 0], source.images[batch["index"][:4]], atol=1)
-    assert preview.grid(shown).shape[2] == 3
+    assert contact_sheet.grid(shown).shape[2] == 3
 
 
 def test_encoded_images_and_fewer_than_asked_for(tmp_path):
@@ -60,7 +60,7 @@ def test_encoded_images_and_fewer_than_asked_for(tmp_path):
     c.data.update(source=f"folder:{tmp_path}", image_size=32, threads=1)
     for view in (c.data.view1, c.data.view2):
         view.order = ("flip",)
-    shown = preview.views(c)
+    shown = contact_sheet.views(c)
     assert shown.shape == (3, 3, 32, 32, 3)
     order = pipeline.sample_order(c.seed, 0, 3)
     np.testing.assert_array_equal(

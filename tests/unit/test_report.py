@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from moco_jax import config, experiment, metrics, report
+from moco_jax import config, metrics, report
 from moco_jax.report import curves, featuremap, page, pictures, rundir
+from moco_jax.training import experiment
 from tests import runs
 from tests.tiny import tiny_config, write_npz
 
@@ -218,7 +219,7 @@ class TestSeveralRuns:
     def test_the_command(self, two, tmp_path):
         def run(*args):
             return subprocess.run(
-                [sys.executable, "-m", "moco_jax.report", *map(str, args)], cwd=tmp_path,
+                [sys.executable, "-m", "moco_jax", "report", *map(str, args)], cwd=tmp_path,
                 env=os.environ | {"PYTHONPATH": os.getcwd()}, capture_output=True, text=True,
                 check=False,
             )  # fmt: skip

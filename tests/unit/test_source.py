@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax.data import arrays, crop, fashion, subset
+from moco_jax.data import arrays, fashion, host_crop, subset
 from moco_jax.data.source import ArraySource, EncodedSource, open_source
 from tests import tiny_tfds
 
@@ -32,7 +32,7 @@ def make_folder(root, *names):
 
 
 def levels(source):
-    return [int(crop.decode(source.read(i)[0])[0, 0, 0]) for i in range(len(source))]
+    return [int(host_crop.decode(source.read(i)[0])[0, 0, 0]) for i in range(len(source))]
 
 
 def labels(source):
@@ -248,10 +248,10 @@ def test_tfds_is_prepared_and_read_without_tensorflow(tfds_dir, tmp_path):
     (tmp_path / "tensorflow" / "__init__.py").write_text("")
     program = """
 import sys, tests.tiny_tfds
-from moco_jax.data import crop
+from moco_jax.data import host_crop
 from moco_jax.data.source import open_source
 train, test = open_source("tfds:tiny_images")
-assert crop.decode(train.read(0)[0]).shape == (30, 40, 3)
+assert host_crop.decode(train.read(0)[0]).shape == (30, 40, 3)
 assert "tensorflow" not in sys.modules
 import tensorflow
 assert "tensorflow" in sys.modules
@@ -332,7 +332,7 @@ def test_fashion_as_npz_and_as_folder_are_the_same_images(idx_folder, tmp_path, 
         assert len(array) == len(encoded) == count
         order = np.argsort(array.labels, kind="stable")
         assert labels(encoded) == array.labels[order].tolist()
-        decoded = np.stack([crop.decode(encoded.read(i)[0]) for i in range(count)])
+        decoded = np.stack([host_crop.decode(encoded.read(i)[0]) for i in range(count)])
         np.testing.assert_array_equal(decoded[..., :1], array.images[order])
     assert from_npz.train.class_names == fashion.CLASS_NAMES
     # In file order, the first five of each class.

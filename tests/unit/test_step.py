@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from moco_jax.methods.base import Method
-from moco_jax.step import init_state, make_train_step
+from moco_jax.training.step import init_state, make_train_step
 
 
 def toy_method():

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax import config, experiment, mesh
+from moco_jax import config, mesh
 from moco_jax.data import pipeline, transfer
+from moco_jax.training import experiment
 from tests.tiny import BATCH, IMAGES, tiny_config, write_npz
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -95,7 +96,8 @@ def test_the_limit_decides_what_is_resident(x):
 PROGRAM = """
 import itertools, sys, types
 import jax, numpy as np
-from moco_jax import config, experiment, mesh
+from moco_jax import config, mesh
+from moco_jax.training import experiment
 from moco_jax.data import pipeline
 
 port, process, folder, npz, out = sys.argv[1:]

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from moco_jax import config
-from moco_jax.data import crop, pipeline, workers
+from moco_jax.data import pipeline, workers
+from moco_jax.data.host_crop import BadImage
 from moco_jax.data.source import EncodedSource, open_source
 from moco_jax.errors import WorkerError
 from tests import readers
@@ -152,7 +153,10 @@ def test_errors_come_back_as_they_are(source, caplog):
         take(pipeline.train_batches(bug, options(), 0), 4)
     assert "tests/readers.py" in info.value.__notes__[0], "the worker's traceback"
     everything = readers.Broken(source, set(range(COUNT)), "bad")
-    with caplog.at_level(logging.WARNING), pytest.raises(crop.BadImage, match="64 images in a row"):
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(BadImage, match="64 images in a row"),
+    ):
         take(
             pipeline.train_batches(
                 EncodedSource("b", COUNT, everything, readers.name), options(), 0

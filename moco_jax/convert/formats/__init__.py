@@ -10,7 +10,7 @@ from moco_jax.convert.arch import Hints
 from moco_jax.convert.contents import Contents
 from moco_jax.convert.formats import official, ours, plain, transformers
 from moco_jax.convert.formats.pytorch import RECORD, open_file, write_record
-from moco_jax.errors import CheckpointError
+from moco_jax.errors import CheckpointError, MissingError
 
 Save = Callable[[Contents, pathlib.Path], None]
 
@@ -92,11 +92,11 @@ def read(path: pathlib.Path, hints: Hints) -> Contents:
     """Reads a file or folder of any format, told by its content.
 
     Raises:
-      FileNotFoundError: there is nothing.
+      MissingError: there is nothing.
       CheckpointError: it is none of the formats, damaged, ambiguous or incomplete.
     """
     if not path.exists():
-        raise FileNotFoundError(f"there is no file or folder {path}")
+        raise MissingError(f"there is no file or folder {path}")
     try:
         return _read_folder(path, hints) if path.is_dir() else _read_file(path, hints)
     except (CheckpointError, ValueError) as error:  # ValueError: a model that cannot be

@@ -25,9 +25,9 @@ from moco_jax.convert.contents import Contents, views_per_step
 from moco_jax.convert.torchfile import release
 from moco_jax.errors import CheckpointError
 from moco_jax.methods.base import make_networks
-from moco_jax.methods.supervised import describe_head
 from moco_jax.models.norm import BatchNorm
 from moco_jax.optim import make_optimizer
+from moco_jax.protocols.supervised import describe_head
 
 log = logging.getLogger(__name__)
 

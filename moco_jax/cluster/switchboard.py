@@ -1,4 +1,4 @@
-"""The hub of the line between processes (see moco_jax.line), and how messages travel on it."""
+"""The hub of the line between processes (see cluster.lifeline), and how messages travel on it."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from moco_jax.errors import EXIT_RESTART, EXIT_WRONG_INPUT
+from moco_jax.errors import EXIT_RESTART, EXIT_WRONG_INPUT, InputError
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Hub:
         """Listens on the port of `address` for `count` processes, `timeout` seconds long.
 
         Raises:
-          ValueError: the port is taken.
+          InputError: the port is taken.
         """
         self._count = count
         self._here: dict[int, tuple[socket.socket, str]] = {}
@@ -149,7 +149,7 @@ def _listen_on(address: tuple[str, int]) -> socket.socket:
             )
         return socket.create_server(("", address[1]))
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"process 0 cannot listen on port {address[1]} ({error.strerror}): does another "
             f"process 0 run here? Another coordinator port may be free."
         ) from error

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from moco_jax.errors import InputError
+
 TRIES = 10
 
 
@@ -75,10 +77,10 @@ def center_box(height: int, width: int, crop_share: float) -> Array:
         int32 (4,), the box.
 
     Raises:
-        ValueError: if `crop_share` is not in (0, 1].
+        InputError: if `crop_share` is not in (0, 1].
     """
     if not 0 < crop_share <= 1:
-        raise ValueError(f"crop_share={crop_share} is not in (0, 1]")
+        raise InputError(f"crop_share={crop_share} is not in (0, 1]")
     side = max(1, round(crop_share * min(height, width)))
     return _central(height, width, side, side)
 

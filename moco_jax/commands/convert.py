@@ -1,16 +1,15 @@
-"""The command: python -m moco_jax.convert SRC DST [--to FORMAT] [--arch ...].
+"""The command: python -m moco_jax convert SRC DST [--to FORMAT] [--arch ...].
 
 Exit codes: 0 done, 2 what is wrong with the files or arguments is said.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import jax
 
 from moco_jax import convert
-from moco_jax.commandline import guarded, set_up_logging
+from moco_jax.commands.terminal import guarded
 from moco_jax.convert.arch import ARCHS
 from moco_jax.convert.contents import ENCODERS
 from moco_jax.convert.formats import FORMATS
@@ -18,7 +17,7 @@ from moco_jax.convert.formats import FORMATS
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(prog="python -m moco_jax.convert", description=convert.__doc__)
+    p = argparse.ArgumentParser(prog="python -m moco_jax convert", description=convert.__doc__)
     p.add_argument("source", metavar="SRC", help="file or folder; its content tells the format")
     p.add_argument("target", metavar="DST", help="file or folder to write; it must not exist")
     p.add_argument(
@@ -40,8 +39,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be in use, and does not help
     return guarded(lambda: convert.convert(**vars(flags)))
-
-
-if __name__ == "__main__":
-    set_up_logging()
-    sys.exit(main())

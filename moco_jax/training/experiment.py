@@ -13,9 +13,10 @@ from moco_jax import mesh as meshes
 from moco_jax.config import FEATURES, ConfigDict, as_json, views_of
 from moco_jax.data import augment, pipeline, subset, transfer
 from moco_jax.data.source import Source, Splits
-from moco_jax.evals import features
+from moco_jax.errors import InputError
+from moco_jax.evals import extraction
 from moco_jax.evals.accuracy import Accuracy, accuracy
-from moco_jax.evals.knn import KnnMonitor
+from moco_jax.evals.knn_accuracy import KnnMonitor
 from moco_jax.methods import Method, make_method
 from moco_jax.methods.base import check_accumulate
 from moco_jax.methods.moco import warn_about_queue
@@ -27,7 +28,7 @@ from moco_jax.optim import (
     one_head,
     parameter_groups,
 )
-from moco_jax.step import TrainState, init_state, make_train_step
+from moco_jax.training.step import TrainState, init_state, make_train_step
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def build(config: ConfigDict) -> Experiment:
     """Builds data, method and optimizer; what is wrong in the config shows here.
 
     Raises:
-      ValueError: a value is bad, or values do not fit each other or the data.
+      InputError: a value is bad, or values do not fit each other or the data.
       RuntimeError: the named backend is not there.
     """
     meshes.use_compilation_cache(config.compilation_cache)
@@ -100,7 +101,7 @@ def _parts(config: ConfigDict, data: Splits) -> tuple[Splits, Source | None]:
     if config.method.name == "supervised":
         for part, what in ((data.train, "training"), (data.test, "test")):
             if part is None or not part.labelled:
-                raise ValueError(f"method.name='supervised' needs labelled {what} images; "
+                raise InputError(f"method.name='supervised' needs labelled {what} images; "
                                  f"{data.train.name} has none")  # fmt: skip
         if not s.train_backbone and (s.lrs or s.batch_norm):
             train, held_out = subset.hold_out(train, s.held_out, config.seed)
@@ -169,7 +170,7 @@ def state_shardings(x: Experiment) -> TrainState:
     """How the state lies on the mesh.
 
     Raises:
-      ValueError: the queue is to be split and cannot be.
+      InputError: the queue is to be split and cannot be.
     """
     return meshes.state_shardings(x.mesh, _state_shapes(x), x.config.mesh.shard_queue)
 
@@ -226,7 +227,7 @@ def make_accuracy(x: Experiment) -> Callable[..., Accuracy]:
 
     def predict(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
         features = batch["image"]
-        if features.ndim > 2:
+        if extraction.ndim > 2:
             images = eval_images(x, batch)
             features, _ = x.method.encode(state.params, state.method_state, images)
         return x.method.classify(state.params, state.method_state, features)
@@ -241,7 +242,7 @@ def make_accuracy(x: Experiment) -> Callable[..., Accuracy]:
 
 def make_pixels(x: Experiment) -> Callable[[dict[str, jax.Array]], jax.Array]:
     """The jitted function from evaluation batch to raw pixels."""
-    return features.make_pixels(x.data.train, x.config.data)
+    return extraction.make_pixels(x.data.train, x.config.data)
 
 
 def describe(x: Experiment) -> None:

@@ -14,7 +14,7 @@ from moco_jax.config import ConfigDict
 from moco_jax.data import augment, transfer
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Source
-from moco_jax.errors import NotFiniteError
+from moco_jax.errors import InputError, NotFiniteError
 
 Encode = Callable[[dict[str, jax.Array]], jax.Array]
 
@@ -71,12 +71,12 @@ def extract(encode: Encode, batches: Prefetcher) -> tuple[np.ndarray, np.ndarray
 
     Raises:
       NotFiniteError: as there.
-      ValueError: there is no image.
+      InputError: there is no image.
     """
     parts = collections.deque(feature_batches(encode, batches))
     count = sum(len(part.index) for part in parts)
     if not count:
-        raise ValueError("there is no image to take features of")
+        raise InputError("there is no image to take features of")
     features = np.empty((count, parts[0].features.shape[1]), np.float32)
     labels, start = np.empty(count, np.int32), 0
     while parts:  # let go one by one: two copies of all features may be too much

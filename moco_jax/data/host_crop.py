@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from moco_jax.errors import InputError
+
 # The pipeline runs one image per thread; OpenCV's own threads would only get in their way.
 cv2.setNumThreads(0)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # BadImage says it better
@@ -27,7 +29,7 @@ _REDUCED = {1: 0, 2: 16, 4: 32, 8: 64}
 _NO_IMAGE = "no kind of image that OpenCV or Pillow knows"
 
 
-class BadImage(ValueError):
+class BadImage(InputError):
     """Bytes that are no whole image."""
 
 

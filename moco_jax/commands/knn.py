@@ -1,4 +1,4 @@
-"""The command: python -m moco_jax.knn --checkpoint=... [--data=SOURCE] [--k=20,200].
+"""The command: python -m moco_jax knn --checkpoint=... [--data=SOURCE] [--k=20,200].
 
 Measures kNN of a checkpoint's features, and beside it that of the same network untrained and of raw
 pixels. The table is printed; `results.json` gets it too. Exit codes: 0 done, 2 wrong input.
@@ -6,24 +6,23 @@ pixels. The table is printed; `results.json` gets it too. Exit codes: 0 done, 2 
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from moco_jax.commandline import guarded, numbers, set_up_logging
+from moco_jax.commands.embedding import Embedding, add_flags, open_flags
+from moco_jax.commands.terminal import guarded, numbers
 from moco_jax.convert.formats.ours import is_ours
-from moco_jax.embedding import Embedding, add_flags, open_flags
 from moco_jax.encoder import untrained
-from moco_jax.errors import NotFiniteError
-from moco_jax.evals import knn
-from moco_jax.evals.features import Encode, make_pixels
+from moco_jax.errors import InputError, NotFiniteError
+from moco_jax.evals import knn_accuracy
+from moco_jax.evals.extraction import Encode, make_pixels
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(prog="python -m moco_jax.knn", description=__doc__,
+    p = argparse.ArgumentParser(prog="python -m moco_jax knn", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add_flags(p)
     p.add_argument("--k", type=numbers(int), help="neighbours: 20,200 for example")
@@ -48,7 +47,7 @@ def options(flags: argparse.Namespace, config: ConfigDict) -> ConfigDict:
         value = getattr(flags, name)
         c[name] = c[name] if value is None else value
     c.features = flags.features
-    knn.pairs_of(c)  # refuses what is wrong before anything is computed
+    knn_accuracy.pairs_of(c)  # refuses what is wrong before anything is computed
     return c
 
 
@@ -77,11 +76,11 @@ def run(flags: argparse.Namespace) -> None:
     print(e.encoder.name)
     for name, features, encode in contestants(e, flags.floors):
         try:
-            outcome = knn.evaluate(encode, e.splits, e.batches, c, e.mesh)
+            outcome = knn_accuracy.evaluate(encode, e.splits, e.batches, c, e.mesh)
         except NotFiniteError as error:
-            raise ValueError(f"{e.encoder.name}, {name}: {error}") from error
+            raise InputError(f"{e.encoder.name}, {name}: {error}") from error
         settings = {"encoder": name, "features": features} | overridden(flags)
-        knn.save(folder, outcome, settings, e.encoder.config.seed)
+        knn_accuracy.save(folder, outcome, settings, e.encoder.config.seed)
         print(f"{name}: {outcome.examples} images of {outcome.split}, bank of {outcome.bank}")
         print("\n".join(map(row, outcome.scores)), flush=True)
     print(f"Results in {folder / 'results.json'}")
@@ -96,7 +95,7 @@ def overridden(flags: argparse.Namespace) -> dict[str, Any]:
     return given | ({"checkpoint": str(flags.checkpoint)} if flags.out else {})
 
 
-def row(score: knn.Score) -> str:
+def row(score: knn_accuracy.Score) -> str:
     """A line of the table."""
     top5 = "" if score.top5 is None else f"  top-5 {score.top5:6.1%}"
     return f"  k {score.k:4}  T {score.temperature:<5g}  top-1 {score.top1:6.1%}{top5}"
@@ -106,8 +105,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     flags = parser().parse_args(argv)
     return guarded(lambda: run(flags))
-
-
-if __name__ == "__main__":
-    set_up_logging()
-    sys.exit(main())

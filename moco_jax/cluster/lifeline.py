@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from moco_jax.cluster.switchboard import PATIENCE, Hub, keep_alive, messages, send
 from moco_jax.errors import EXIT_RESTART
-from moco_jax.hub import PATIENCE, Hub, keep_alive, messages, send
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Line:
           end: what to do when the run is over for all.
 
         Raises:
-          ValueError: process 0 cannot listen on the port.
+          InputError: process 0 cannot listen on the port.
         """
         self._end, self._host, self._closed = end, address[0], False
         self._values: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()

@@ -1,4 +1,4 @@
-"""The command: python -m moco_jax.features --checkpoint=... --data=folder:... --out=features.npz.
+"""The command: python -m moco_jax features --checkpoint=... --data=folder:... --out=features.npz.
 
 Writes the features of a data set: .npz, or .parquet (pip install 'moco_jax[parquet]'). Parts are
 kept beside the file while it is made; the same command goes on after an interruption. Exit codes:
@@ -11,19 +11,18 @@ import argparse
 import contextlib
 import logging
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from moco_jax.commandline import guarded, set_up_logging
+from moco_jax.cluster.stop import stop_requested
+from moco_jax.commands.embedding import Embedding, add_flags, open_flags, parts_of
+from moco_jax.commands.terminal import guarded
 from moco_jax.data.source import Source
-from moco_jax.embedding import Embedding, add_flags, open_flags, parts_of
-from moco_jax.errors import EXIT_RESTART, NotFiniteError
+from moco_jax.errors import EXIT_RESTART, InputError, NotFiniteError
+from moco_jax.evals.extraction import Encode, Features, feature_batches
 from moco_jax.evals.featurefile import Parts, assemble, check_out
-from moco_jax.evals.features import Encode, Features, feature_batches
-from moco_jax.interrupt import stop_requested
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ PART_IMAGES = 8192  # after so many, what was found is kept
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(prog="python -m moco_jax.features", description=__doc__,
+    p = argparse.ArgumentParser(prog="python -m moco_jax features", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add_flags(p)
     p.add_argument("--split", choices=("train", "test", "all"), default="all")
@@ -53,7 +52,7 @@ def write(e: Embedding, split: str, out: pathlib.Path) -> bool:
       False when a signal ended it early.
 
     Raises:
-      ValueError: the file exists or cannot be written, or another extraction is kept beside it.
+      InputError: the file exists or cannot be written, or another extraction is kept beside it.
       NotFiniteError: a feature is NaN or infinite.
     """
     check_out(out)
@@ -107,7 +106,7 @@ def _naming(e: Embedding, source: Source) -> Iterator[None]:
         yield
     except NotFiniteError as error:
         item = source.item_name(error.index[0])
-        raise ValueError(f"{e.encoder.name} gives {error} of {source.name}: {item}") from error
+        raise InputError(f"{e.encoder.name} gives {error} of {source.name}: {item}") from error
 
 
 def about(e: Embedding, sources: dict[str, Source]) -> dict:
@@ -133,8 +132,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_RESTART
 
     return guarded(run)
-
-
-if __name__ == "__main__":
-    set_up_logging()
-    sys.exit(main())

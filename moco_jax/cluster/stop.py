@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from moco_jax.line import Line
+from moco_jax.cluster.lifeline import Line
 
 log = logging.getLogger(__name__)
 

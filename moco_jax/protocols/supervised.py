@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from moco_jax.config import ConfigDict
+from moco_jax.errors import InputError
 from moco_jax.mesh import gathered
 from moco_jax.methods.base import Method, Tree, Views, bn_groups
 from moco_jax.models import make_backbone, resolve_dtype
@@ -37,7 +38,7 @@ def make(
       classes: K.
 
     Raises:
-      ValueError: fewer than two classes, or options that do not fit each other.
+      InputError: fewer than two classes, or options that do not fit each other.
     """
     del steps
     s = config.supervised
@@ -48,10 +49,10 @@ def make(
         config.model, image_shape[0], bn_groups(config), resolve_dtype(config.model.dtype)
     )
     if config.accumulate != 1:
-        raise ValueError(f"accumulate={config.accumulate}: expected 1 with method.name="
+        raise InputError(f"accumulate={config.accumulate}: expected 1 with method.name="
                          f"'supervised'; model.remat saves memory too")  # fmt: skip
     if s.train_backbone and not backbone.layers:
-        raise ValueError(f"model.name={config.model.name!r} has nothing that fine-tuning trains")
+        raise InputError(f"model.name={config.model.name!r} has nothing that fine-tuning trains")
     norm = BatchNorm(use_scale=False, use_bias=False)
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
@@ -137,11 +138,11 @@ def head_rates(config: ConfigDict) -> tuple[float, ...]:
     """Base learning rates of the heads of one variant, the protocol's own first, each once.
 
     Raises:
-      ValueError: one of several is not above 0.
+      InputError: one of several is not above 0.
     """
     rates = tuple(dict.fromkeys((config.optim.base_lr, *config.supervised.lrs)))
     if min(rates) <= 0 and len(rates) > 1:
-        raise ValueError(f"optim.base_lr and supervised.lrs, {rates}: expected rates above 0")
+        raise InputError(f"optim.base_lr and supervised.lrs, {rates}: expected rates above 0")
     return rates
 
 
@@ -170,7 +171,7 @@ def _recipe(config: ConfigDict, rates: tuple[float, ...], classes: int) -> str:
 
 def _check(s: ConfigDict, classes: int) -> None:
     if classes < 2:
-        raise ValueError(f"method.name='supervised' needs at least 2 classes, not {classes}")
+        raise InputError(f"method.name='supervised' needs at least 2 classes, not {classes}")
     fixed = {}  # options that have no meaning, and the value that says so
     if s.train_backbone:
         fixed = {"lrs": (), "batch_norm": False, "augment": True}
@@ -178,13 +179,13 @@ def _check(s: ConfigDict, classes: int) -> None:
         fixed = {"mixup": 0.0, "cutmix": 0.0}
     for name, value in fixed.items():
         if s[name] != value:
-            raise ValueError(
+            raise InputError(
                 f"supervised.{name}={s[name]!r}: expected {value!r} with supervised."
                 f"train_backbone={s.train_backbone} and supervised.augment={s.augment}"
             )
     for name in ("label_smoothing", "mix_p", "cutmix_p"):
         if not 0 <= s[name] <= 1:
-            raise ValueError(f"supervised.{name}={s[name]}: expected a value in [0, 1]")
+            raise InputError(f"supervised.{name}={s[name]}: expected a value in [0, 1]")
     for name in ("mixup", "cutmix"):
         if not 0 <= s[name] < math.inf:
-            raise ValueError(f"supervised.{name}={s[name]}: expected 0 or more")
+            raise InputError(f"supervised.{name}={s[name]}: expected 0 or more")

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from moco_jax.errors import InputError
 from moco_jax.ops.losses import l2_normalize
 
 ROWS_BYTES = 2**28  # of the rows of the bank that a device takes at a time: R * C
@@ -61,7 +62,7 @@ def nearest(
       chunk: Q, queries that it compares with them at a time; None: SIMILARITY_BYTES of cosines.
 
     Raises:
-      ValueError: k, rows or chunk out of range, shapes that do not fit each other, or features
+      InputError: k, rows or chunk out of range, shapes that do not fit each other, or features
         that are not finite.
     """
     _check(queries, bank, k, exclude_self, rows, chunk)
@@ -74,7 +75,7 @@ def nearest(
         parts.append(_search(part, own.astype(np.int32), bank, k, mesh, plan))
     found = Neighbours(*(np.concatenate(column) for column in zip(*parts)))
     if not np.isfinite(found.cosine).all():
-        raise ValueError("there are features that are not finite")
+        raise InputError("there are features that are not finite")
     return found
 
 
@@ -120,10 +121,10 @@ def vote(
       have labels.
 
     Raises:
-      ValueError: a temperature that is not above 0.
+      InputError: a temperature that is not above 0.
     """
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0")
+        raise InputError(f"temperature={temperature} must be above 0")
     # Shares instead of exp(cosine / temperature) itself, which can overflow.
     cosine = cosine.astype(np.float64)
     weight = np.exp((cosine - cosine[:, :1]) / temperature)
@@ -179,17 +180,17 @@ def _check(
     chunk: int | None,
 ) -> None:
     if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
-        raise ValueError(f"queries {queries.shape} and bank {bank.shape}: expected (M, C), (N, C)")
+        raise InputError(f"queries {queries.shape} and bank {bank.shape}: expected (M, C), (N, C)")
     if exclude_self and len(queries) != len(bank):
-        raise ValueError(f"exclude_self: {len(queries)} queries are not the bank of {len(bank)}")
+        raise InputError(f"exclude_self: {len(queries)} queries are not the bank of {len(bank)}")
     neighbours = len(bank) - exclude_self
     if not 1 <= k <= neighbours:
-        raise ValueError(f"k={k} must be from 1 to the {neighbours} neighbours that there are")
+        raise InputError(f"k={k} must be from 1 to the {neighbours} neighbours that there are")
     if not len(queries):
-        raise ValueError("there are no queries")
+        raise InputError("there are no queries")
     for name, value in (("rows", rows), ("chunk", chunk)):
         if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+            raise InputError(f"{name}={value} must be at least 1")
 
 
 class _Plan(NamedTuple):

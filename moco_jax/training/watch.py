@@ -19,8 +19,9 @@ from moco_jax.checkpoint import checksums_of, named
 from moco_jax.data.source import ArraySource, Source
 from moco_jax.errors import CheckpointError
 from moco_jax.evals.accuracy import Accuracy, report
-from moco_jax.evals.features import extract
-from moco_jax.experiment import (
+from moco_jax.evals.extraction import extract
+from moco_jax.protocols.supervised import describe_head
+from moco_jax.training.experiment import (
     Experiment,
     eval_batches,
     make_accuracy,
@@ -29,8 +30,7 @@ from moco_jax.experiment import (
     make_pixels,
     on_features,
 )
-from moco_jax.methods.supervised import describe_head
-from moco_jax.step import TrainState
+from moco_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
 

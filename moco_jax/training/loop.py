@@ -18,10 +18,11 @@ from moco_jax import metrics as metric_files
 from moco_jax import report as reports
 from moco_jax import results
 from moco_jax.checkpoint import Checkpoints
+from moco_jax.cluster.lifeline import Line
+from moco_jax.cluster.stop import stop_requested
 from moco_jax.config import ConfigDict, refuse_changes
-from moco_jax.convert.start import first_state
-from moco_jax.errors import EXIT_RESTART, TrainingDivergedError
-from moco_jax.experiment import (
+from moco_jax.errors import EXIT_RESTART, InputError, TrainingDivergedError
+from moco_jax.training.experiment import (
     Experiment,
     abstract_state,
     build,
@@ -31,10 +32,9 @@ from moco_jax.experiment import (
     recorded,
     train_batches,
 )
-from moco_jax.interrupt import stop_requested
-from moco_jax.line import Line
-from moco_jax.step import TrainState
-from moco_jax.watch import TITLES, describe_result, make_watches, with_features
+from moco_jax.training.first_state import first_state
+from moco_jax.training.step import TrainState
+from moco_jax.training.watch import TITLES, describe_result, make_watches, with_features
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
       it, after saving.
 
     Raises:
-      ValueError: the config or the data is wrong.
+      InputError: the config or the data is wrong.
       CheckpointError: what is saved cannot be continued under this config.
       TrainingDivergedError: too many steps in a row were not finite.
     """
@@ -96,14 +96,14 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
 
 
 def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
-    """Makes the working directory; ValueError where it cannot be written."""
+    """Makes the working directory; InputError where it cannot be written."""
     path = pathlib.Path(workdir).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):  # a name of its own: other processes try too
             pass
     except OSError as error:
-        raise ValueError(f"workdir={str(workdir)!r} cannot be written: {error}") from error
+        raise InputError(f"workdir={str(workdir)!r} cannot be written: {error}") from error
     return path
 
 

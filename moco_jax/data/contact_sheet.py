@@ -1,22 +1,15 @@
 """A picture of eight images and their views as the network sees them.
 
-python -m moco_jax.data.preview --config=configs/v2_r50.py --out=views.png
-
 N images of the picture, S view size, C channels, V columns: the image as evaluation sees it and
 the views of the method
 """
 
-import logging
-from collections.abc import Sequence
-
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
-from PIL import Image
+from ml_collections import ConfigDict
 
 from moco_jax.config import views_of
-from moco_jax.data import augment, crop, loader, pipeline
+from moco_jax.data import augment, host_crop, loader, pipeline
 from moco_jax.data.source import ArraySource, Source
 
 COUNT = 8
@@ -59,7 +52,7 @@ def middles(source: Source, index: np.ndarray, d: ConfigDict, size: int) -> np.n
     if isinstance(source, ArraySource):
         return source.images[index]
     images = (loader.read(source, i, d.max_pixels)[0] for i in index.tolist())
-    return np.stack([crop.center_crop(image, size, d.eval_crop_share) for image in images])
+    return np.stack([host_crop.center_crop(image, size, d.eval_crop_share) for image in images])
 
 
 def as_rgb(images: np.ndarray) -> np.ndarray:
@@ -82,27 +75,3 @@ def grid(images: np.ndarray) -> np.ndarray:
     canvas = np.full((v, cell, n, cell, 3), 255, np.uint8)
     canvas[:, :-_GAP, :, :-_GAP] = images.transpose(1, 2, 0, 3, 4)
     return canvas.reshape(v * cell, n * cell, 3)[:-_GAP, :-_GAP]
-
-
-def run() -> None:
-    """The command."""
-    config = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py.")
-    out = flags.DEFINE_string("out", "views.png", "The picture to write.")
-    flags.mark_flag_as_required("config")
-
-    def main(argv: Sequence[str]) -> int | None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-        try:
-            Image.fromarray(grid(views(config.value))).save(out.value)
-        except (ValueError, OSError) as error:
-            logging.error("%s", error)
-            return 2
-        print(f"{out.value}: top to bottom the middle of each image, then its views")
-        return 0
-
-    app.run(main)
-
-
-if __name__ == "__main__":
-    run()

@@ -18,9 +18,9 @@ from moco_jax.convert.contents import ONLINE, TARGET, Contents, complete, heads_
 from moco_jax.convert.formats.ours import in_state, optimizer_leaf, save_imported, spread
 from moco_jax.convert.match import SHOWN
 from moco_jax.convert.position import resize
-from moco_jax.errors import CheckpointError
-from moco_jax.experiment import Experiment, abstract_state, fresh_state
-from moco_jax.step import TrainState
+from moco_jax.errors import CheckpointError, InputError
+from moco_jax.training.experiment import Experiment, abstract_state, fresh_state
+from moco_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ def first_state(x: Experiment, workdir: pathlib.Path) -> TrainState:
       workdir: where what the file holds beyond a TrainState is kept, for the way back.
 
     Raises:
-      ValueError: an unknown value, or the training in the file is longer than the run.
-      FileNotFoundError: there is no such file.
+      InputError: an unknown value, or the training in the file is longer than the run.
+      MissingError: there is no such file.
       CheckpointError: the file cannot be read, or holds other networks than the run's.
     """
     part = choose("init_part", x.config.init_part, INIT_PARTS)
@@ -168,7 +168,7 @@ def _step(contents: Contents, x: Experiment) -> int:
     epochs = contents.epoch
     step = contents.step if epochs is None else round(epochs * x.steps_per_epoch)
     if step >= x.steps:
-        raise ValueError(
+        raise InputError(
             f"init={x.config.init!r} stands at step {step}, and the run has {x.steps} (epochs="
             f"{x.config.epochs:g}); init_part='weights' starts anew from its weights"
         )

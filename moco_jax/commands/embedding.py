@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from moco_jax import mesh as meshes
-from moco_jax.commandline import numbers
+from moco_jax.commands.terminal import numbers
 from moco_jax.config import BACKENDS, DTYPES, FEATURES
 from moco_jax.convert.arch import ARCHS
 from moco_jax.convert.contents import ENCODERS
@@ -20,7 +20,8 @@ from moco_jax.data import augment, pipeline, transfer
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Source, Splits
 from moco_jax.encoder import Encoder, load
-from moco_jax.evals.features import Encode
+from moco_jax.errors import InputError
+from moco_jax.evals.extraction import Encode
 
 
 class Embedding(NamedTuple):
@@ -79,8 +80,8 @@ def open_flags(flags: argparse.Namespace) -> Embedding:
     """What the flags name.
 
     Raises:
-      ValueError: a wrong value; no source of images; images that do not fit the encoder.
-      FileNotFoundError: there is no such checkpoint or source.
+      InputError: a wrong value; no source of images; images that do not fit the encoder.
+      MissingError: there is no such checkpoint or source.
       CheckpointError: the checkpoint cannot be used.
       RuntimeError: the backend is not there.
     """
@@ -93,7 +94,7 @@ def open_flags(flags: argparse.Namespace) -> Embedding:
     data = encoder.config.data
     data.source = flags.data or data.source
     if not data.source:
-        raise ValueError(f"{flags.checkpoint} does not say which images it has seen: name --data")
+        raise InputError(f"{flags.checkpoint} does not say which images it has seen: name --data")
     data.eval_crop_share = flags.crop_share or data.eval_crop_share
     data.eval_batch_size = flags.batch_size or data.eval_batch_size
     mesh = meshes.make_mesh()
@@ -101,7 +102,7 @@ def open_flags(flags: argparse.Namespace) -> Embedding:
     splits = pipeline.open_data(data)
     for source in filter(None, splits):
         if source.channels != encoder.channels:
-            raise ValueError(
+            raise InputError(
                 f"{source.name} has images of {source.channels} channels; the encoder of "
                 f"{flags.checkpoint} takes {encoder.channels}"
             )
@@ -113,10 +114,10 @@ def parts_of(splits: Splits, which: str) -> Iterator[tuple[str, Source]]:
     """The splits 'train', 'test' or 'all' of a source, each with its name.
 
     Raises:
-      ValueError: there is no test split.
+      InputError: there is no test split.
     """
     if which == "test" and splits.test is None:
-        raise ValueError(f"{splits.train.name} has no test images: --split=train")
+        raise InputError(f"{splits.train.name} has no test images: --split=train")
     for name, source in splits._asdict().items():
         if source is not None and which in (name, "all"):
             yield name, source

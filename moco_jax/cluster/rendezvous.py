@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 
 import moco_jax
+from moco_jax.cluster.lifeline import Line
 from moco_jax.config import ConfigDict, as_json, flat
-from moco_jax.errors import EXIT_RESTART
-from moco_jax.line import Line
+from moco_jax.errors import EXIT_RESTART, InputError
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def find_place(
       None for a process of its own.
 
     Raises:
-      ValueError: the place is incomplete or impossible.
+      InputError: the place is incomplete or impossible.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     count = _number("num_processes", "JAX_NUM_PROCESSES", count)
@@ -84,7 +84,7 @@ def _number(name: str, variable: str, value: int | None) -> int | None:
         try:
             return int(text)
         except ValueError:
-            raise ValueError(f"{name}: {variable}={text!r} is not a number") from None
+            raise InputError(f"{name}: {variable}={text!r} is not a number") from None
     return value
 
 
@@ -99,7 +99,7 @@ def _detect(coordinator: str | None, count: int | None, index: int | None, timeo
             coordinator, count, index, None, None, timeout
         )
     except (RuntimeError, OSError) as error:  # Kubernetes; Cloud TPU's metadata not reached
-        raise ValueError(
+        raise InputError(
             f"The other processes of the run were not found: {error}\n"
             f"For a process of its own: --num_processes=1"
         ) from error
@@ -115,15 +115,15 @@ def _checked(coordinator: str | None, count: int | None, index: int | None, loca
     values = {"coordinator": coordinator, "num_processes": count, "process_id": index}
     missing = [name for name, value in values.items() if value is None]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(missing)} missing: several processes need coordinator, num_processes "
             f"and process_id, of which there are {values}"
         )
     if not 0 <= index < count:
-        raise ValueError(f"process_id={index}: expected 0 to {count - 1} (num_processes={count})")
+        raise InputError(f"process_id={index}: expected 0 to {count - 1} (num_processes={count})")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65535:
-        raise ValueError(f"coordinator={coordinator!r}: expected host:port, e.g. node1:{PORT}")
+        raise InputError(f"coordinator={coordinator!r}: expected host:port, e.g. node1:{PORT}")
     return Place(coordinator, count, index, local)
 
 
@@ -137,7 +137,7 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
       The line between the processes: end with `leave`.
 
     Raises:
-      ValueError: version, config or workdir differ, the same text on all processes.
+      InputError: version, config or workdir differ, the same text on all processes.
     """
     log.info(
         "Process %d of %d; coordinator %s (JAX) and port %d",
@@ -151,7 +151,7 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
     except ValueError:
         line.close()
         raise
-    jax.config.update("jax_enable_preemption_service", False)  # see moco_jax.interrupt
+    jax.config.update("jax_enable_preemption_service", False)  # see moco_jax.cluster.stop
     jax.distributed.initialize(
         place.coordinator,
         place.count,
@@ -198,7 +198,7 @@ def _facts(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_same(everyone: list[dict[str, Any]]) -> None:
-    """Raises ValueError, naming process and lines, when versions or config differ from process 0's.
+    """Raises InputError, naming process and lines, when versions or config differ from process 0's.
 
     Args:
       everyone: by process, `host`, and lines of text under `versions` and `config`.
@@ -212,15 +212,15 @@ def check_same(everyone: list[dict[str, Any]]) -> None:
             )  # fmt: skip
             lines = [line for line in changes if not line.startswith("@@")]
             if lines:
-                raise ValueError("\n".join([f"The processes' {kind} differ:", *lines]))
+                raise InputError("\n".join([f"The processes' {kind} differ:", *lines]))
 
 
 def _check_workdir(line: Line, index: int, workdir: pathlib.Path, everyone: list[dict]) -> None:
-    """Raises ValueError, on all, unless all see a new file of process 0 in their workdir."""
+    """Raises InputError, on all, unless all see a new file of process 0 in their workdir."""
     name = line.exchange(f".shared-{secrets.token_hex(8)}")[0]
     problem = _make(workdir / name) if index == 0 else ""
     if problem := line.exchange(problem)[0]:
-        raise ValueError(problem)
+        raise InputError(problem)
     here = everyone[index]["host"] == everyone[0]["host"]
     found = _wait_for(workdir / name, 1.0 if here else _SHARED_SECONDS)
     seen = line.exchange([found, str(workdir)])
@@ -232,7 +232,7 @@ def _check_workdir(line: Line, index: int, workdir: pathlib.Path, everyone: list
         if not found
     ]
     if lines:
-        raise ValueError(
+        raise InputError(
             f"The workdir must be the same for all processes, on a file system that they share. "
             f"{seen[0][1]} of process 0 on {everyone[0]['host']} is not\n" + "\n".join(lines)
         )

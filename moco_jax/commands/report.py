@@ -1,22 +1,21 @@
-"""The command: python -m moco_jax.report RUN RUN ... [--out=report.html].
+"""The command: python -m moco_jax report RUN RUN ... [--out=report.html].
 
 Exit codes: 0 done, 2 a directory is not that of a run, or the report cannot be written.
 """
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import jax
 
 from moco_jax import report
-from moco_jax.commandline import guarded
+from moco_jax.commands.terminal import guarded
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(prog="python -m moco_jax.report", description=report.__doc__)
+    p = argparse.ArgumentParser(prog="python -m moco_jax report", description=report.__doc__)
     p.add_argument("runs", metavar="RUN", nargs="+", help="workdir of a run")
     p.add_argument(
         "--out", type=pathlib.Path,
@@ -31,7 +30,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")  # nothing is computed
     default = report.FILE if len(flags.runs) > 1 else pathlib.Path(flags.runs[0], report.FILE)
     return guarded(lambda: print(report.compare(flags.runs, flags.out or default)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

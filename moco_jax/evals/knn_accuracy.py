@@ -17,9 +17,9 @@ from moco_jax import results
 from moco_jax.config import FEATURES, ConfigDict, choose
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Splits
-from moco_jax.errors import NotFiniteError
-from moco_jax.evals.features import Encode, extract
-from moco_jax.ops.knn import Neighbours, nearest, rank, vote
+from moco_jax.errors import InputError, NotFiniteError
+from moco_jax.evals.extraction import Encode, extract
+from moco_jax.ops.neighbours import Neighbours, nearest, rank, vote
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +101,11 @@ def evaluate(
       mesh: its devices share the bank.
 
     Raises:
-      ValueError: the training images have no labels, or there is no image.
+      InputError: the training images have no labels, or there is no image.
       NotFiniteError: a feature is NaN or infinite.
     """
     if not data.train.labelled:
-        raise ValueError(f"{data.train.name} has no labels, and kNN classifies by them")
+        raise InputError(f"{data.train.name} has no labels, and kNN classifies by them")
     alone = leaves_one_out(data)
     bank, labels = extract(encode, batches(data.train, limit=knn.max_train))
     if alone:
@@ -129,12 +129,12 @@ def pairs_of(knn: ConfigDict) -> list[tuple[int, float]]:
     """All pairs of k and temperature that the options ask for, the watched one first.
 
     Raises:
-      ValueError: one of them is not above 0, or `knn.features` is unknown.
+      InputError: one of them is not above 0, or `knn.features` is unknown.
     """
     choose("knn.features", knn.features, FEATURES)
     ks, temperatures = (knn.k, *knn.ks), (knn.temperature, *knn.temperatures)
     if min(ks) < 1 or not all(t > 0 for t in temperatures):
-        raise ValueError(f"knn: k of {ks} and temperature of {temperatures}; expected above 0")
+        raise InputError(f"knn: k of {ks} and temperature of {temperatures}; expected above 0")
     return list(dict.fromkeys(itertools.product(ks, temperatures)))
 
 

@@ -1,0 +1,12 @@
+"""The commands beside training, `python -m moco_jax COMMAND`: a new one is a file and a line here.
+
+Each file has `main(argv) -> exit code`, and is imported when its command is called.
+"""
+
+COMMANDS = {
+    "convert": "reads and writes checkpoints of other programs",
+    "features": "writes the features of a data set to a file",
+    "knn": "kNN accuracy of a checkpoint, of its untrained network and of raw pixels",
+    "preview": "draws images and their views as the network sees them",
+    "report": "writes report.html of a run, or of several on the same axes",
+}

@@ -1,0 +1,40 @@
+"""The command: python -m moco_jax preview --config=configs/v2_r50.py --out=views.png.
+
+A picture of eight images and their views as the network sees them. Options of the config can be
+overridden: --config.data.source=folder:PATH. Exit codes: 0 done, 2 wrong input.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+from PIL import Image
+
+from moco_jax.commands.terminal import guarded
+from moco_jax.data import contact_sheet
+from moco_jax.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the picture; returns the exit code."""
+    argv, values = list(sys.argv[1:] if argv is None else argv), flags.FlagValues()
+    config = config_flags.DEFINE_config_file(
+        "config", None, "The experiment: configs/NAME.py.", flag_values=values
+    )
+    out = flags.DEFINE_string("out", "views.png", "The picture to write.", flag_values=values)
+    flags.mark_flag_as_required("config", flag_values=values)
+    if not argv or {"-h", "--help"} & set(argv):
+        print(f"{__doc__}{values.get_help()}")
+        return 0
+
+    def run() -> None:
+        try:
+            values(["preview", *argv])
+        except flags.Error as error:
+            raise InputError(error) from error
+        picture = contact_sheet.grid(contact_sheet.views(config.value))
+        Image.fromarray(picture).save(out.value)
+        print(f"{out.value}: top to bottom the middle of each image, then its views")
+
+    return guarded(run)

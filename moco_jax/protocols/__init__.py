@@ -1,0 +1,1 @@
+"""Evaluation protocols that train on labels, in the one loop."""
