@@ -21,6 +21,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from moco_jax.data import augment
+from moco_jax.methods.method import Batch
 from moco_jax.training import experiment
 from moco_jax.training.step import init_state, make_train_step
 
@@ -53,11 +54,11 @@ def main(argv: Sequence[str]) -> None:
         c.data.update(source=f"npz:{folder}/images.npz", batch_size=_BATCH, eval_batch_size=_BATCH)
         x = experiment.build(c)
     numbers = jax.ShapeDtypeStruct((_BATCH,), jnp.int32)
-    batch = {"image": jax.ShapeDtypeStruct((_BATCH, 2, size, size, 3), jnp.uint8)}
+    batch = {"crops": (jax.ShapeDtypeStruct((_BATCH, size, size, 3), jnp.uint8),) * 2}
     batch |= dict.fromkeys(("index", "epoch", "label"), numbers)
-    step = make_train_step(x.method, x.tx, x.schedule, x.frozen, c.seed)
-    state = jax.eval_shape(lambda key: init_state(x.method, x.tx, key), jax.random.key(0))
-    whole = jax.jit(step).lower(state, batch).cost_analysis()["flops"] / _BATCH
+    step = make_train_step(x.task, x.tx, x.schedule, x.frozen, c.seed)
+    state = jax.eval_shape(lambda key: init_state(x.task, x.tx, key), jax.random.key(0))
+    whole = jax.jit(step).lower(state, Batch(batch, x.augment)).cost_analysis()["flops"] / _BATCH
     step_time = whole / (_REACHED * _MATMUL)
     print(f"step: {whole / 1e9:.0f} GFLOP an image, {1e6 * step_time:.0f} us on one H200")
     recipes = c.data.view1, c.data.view2

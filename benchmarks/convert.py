@@ -22,7 +22,7 @@ from moco_jax.checkpoint import named
 from moco_jax.config import ConfigDict
 from moco_jax.convert.contents import Contents
 from moco_jax.convert.formats.ours import optimizer_leaf
-from moco_jax.methods import make_method
+from moco_jax.methods import Facts, make_method
 from moco_jax.optim import make_optimizer
 
 # Name of the source, config, whether it is a whole training, and what it becomes in turn.
@@ -35,7 +35,7 @@ CHAINS = (
 def random_contents(c: ConfigDict, whole: bool) -> Contents:
     """Weights of a config, and of its whole training, as random numbers."""
     c.data.batch_size = 8
-    method = make_method(c, (224, 224, 3), None, 10)
+    method = make_method(c, Facts(2**20, 0, (224, 224, 3), 10, 10.0))
     params, state = jax.eval_shape(method.init, jax.random.key(0))
     tx = make_optimizer(c.optim, params, lambda step: 0.1)
     tree = {"params": params, "method_state": state, "opt_state": jax.eval_shape(tx.init, params)}

@@ -107,8 +107,8 @@ def parts(source: EncodedSource, data: ConfigDict, peer: Jobs) -> dict[str, floa
 
 def transfer_time(data: ConfigDict) -> float:
     """CPU seconds for an image's way onto the devices, this thread's part."""
-    shape = (data.batch_size, 2, data.image_size, data.image_size, 3)
-    batch = {"image": np.zeros(shape, np.uint8)}
+    shape = (2, data.batch_size, data.image_size, data.image_size, 3)
+    batch = {"crops": tuple(np.zeros(shape, np.uint8))}
     put = partial(transfer.put, meshes.batched(meshes.make_mesh()))
     times = []
     for _ in range(ROUNDS.value):

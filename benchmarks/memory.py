@@ -44,10 +44,10 @@ def build(c: ConfigDict) -> experiment.Experiment:
 
 def random_batch(c: ConfigDict) -> dict[str, jax.Array]:
     """A batch as the host sends it, both views cropped."""
-    shape = (c.data.batch_size, 2, c.data.image_size, c.data.image_size, 3)
+    shape = (2, c.data.batch_size, c.data.image_size, c.data.image_size, 3)
     images = jax.random.bits(jax.random.key(0), shape, jnp.uint8)
     index = jnp.arange(c.data.batch_size, dtype=jnp.int32)
-    return {"image": images} | dict.fromkeys(("index", "epoch", "label"), index)
+    return {"crops": tuple(images)} | dict.fromkeys(("index", "epoch", "label"), index)
 
 
 def measure(c: ConfigDict) -> str:

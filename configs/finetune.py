@@ -80,7 +80,7 @@ def transfer(
 def finetune(c: ConfigDict) -> ConfigDict:
     """What all fine-tuning shares, for the network and the data of a pre-training."""
     c.init_part = "backbone"
-    c.method.update(name="supervised", bn_group_size=0)
+    c.protocol, c.method.bn_group_size = "supervised", 0
     c.optim = config.default().optim
     c.supervised.train_backbone = True
     c.knn.every_epochs = 0.0

@@ -56,7 +56,7 @@ def probe(c: ConfigDict) -> ConfigDict:
     c.epochs = 100.0
     c.init_part = "backbone"
     c.data.view1.update(crop_area=(0.08, 1.0), order=("flip",))
-    c.method.update(name="supervised", bn_group_size=0)
+    c.protocol, c.method.bn_group_size = "supervised", 0
     c.optim = config.default().optim.unlock()
     c.optim.update(base_lr=30.0, schedule="step", step_epochs=(60, 80), weight_decay=0.0)
     c.optim.lock()

@@ -21,11 +21,13 @@ OPTIMIZERS = ("sgd", "lars", "lamb", "adamw")
 SCHEDULES = ("cosine", "step")
 BACKENDS = ("auto", "cpu", "gpu", "tpu")
 DTYPES = ("auto", "float32", "bfloat16")
+PROTOCOLS = ("pretraining", "supervised")
 FEATURES = ("backbone", "projection")  # what an encoder gives
+EVALS = ("knn", "rank_me", "alignment_uniformity", "backbone_std", "unchanged", "accuracy")
 INIT_PARTS = ("all", "weights", "backbone")
 
 # What decides the numbers of a run: a checkpoint made under other values is not continued.
-IDENTITY = ("seed", "epochs", "model", "method", "optim", "data")
+IDENTITY = ("seed", "epochs", "protocol", "model", "method", "optim", "data")
 # ... and of supervised training, which is about the network that it starts from.
 SUPERVISED_IDENTITY = ("init", "init_part", "supervised")
 # ... except these, which change speed or safety and never the samples.
@@ -50,6 +52,7 @@ def view(**overrides: Any) -> ConfigDict:
     are MoCo v2's.
     """
     c = ConfigDict()
+    c.size = 0  # pixels; 0: data.image_size
     c.crop_area = (0.2, 1.0)  # share of the image's area, uniform
     c.crop_ratio = (3 / 4, 4 / 3)  # width / height, log-uniform
     c.order = ("jitter", "grayscale", "blur", "flip")  # also: "solarize", "randaugment", "erase"
@@ -57,7 +60,8 @@ def view(**overrides: Any) -> ConfigDict:
     c.jitter_p = 0.8
     c.grayscale_p = 0.2
     c.blur_p = 0.5
-    c.blur_sigma = (0.1, 2.0)  # pixels of an image 224 wide, uniform; scaled with the image size
+    c.blur_sigma = (0.1, 2.0)  # pixels, uniform
+    c.blur_at = 224  # width of a view that sigma is meant for, scaled to the view's; 0: not scaled
     c.solarize_p = 0.2
     c.solarize_threshold = 128 / 255
     c.flip_p = 0.5
@@ -70,12 +74,6 @@ def view(**overrides: Any) -> ConfigDict:
     c.randaugment_std = 0.5
     c.update(overrides)
     return c.lock()
-
-
-def views_of(config: ConfigDict) -> tuple[ConfigDict, ...]:
-    """The recipes of the views that the method sees: two, or with labels one."""
-    d = config.data
-    return (d.view1,) if config.method.name == "supervised" else (d.view1, d.view2)
 
 
 def mlp(**overrides: Any) -> ConfigDict:
@@ -96,6 +94,7 @@ def default() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # of everything random
     c.epochs = 200.0  # passes over the training images
+    c.protocol = "pretraining"  # or supervised: linear probe and fine-tuning, with labels
     c.init = ""  # checkpoint to start from, in any format that moco_jax.convert reads; "": random
     c.init_part = "all"  # weights: without optimizer and step; backbone: nothing else
     c.compilation_cache = (
@@ -145,7 +144,7 @@ def default() -> ConfigDict:
     v.drop_path = 0.0  # stochastic depth: share of images that the last block's branches leave out
 
     c.method = t = ConfigDict()
-    t.name = "moco"  # moco: v1 and v2, with a queue; moco_v3; supervised: probe and fine-tuning
+    t.name = "moco"  # moco: v1 and v2, with a queue; moco_v3
     t.temperature = 0.2
     t.ema = 0.999  # m, the share of itself that the key encoder keeps in a step
     t.ema_schedule = "constant"  # cosine: from `ema` to 1 over the run (BYOL's and v3's)
@@ -194,6 +193,12 @@ def default() -> ConfigDict:
     o.clip_norm = 0.0  # global gradient norm; 0: no clipping
     o.freeze = ()  # regular expressions of parameter paths, e.g. "backbone/patch_embed"
 
+    c.evals = e = ConfigDict()
+    e.names = EVALS  # what is measured; those that have no meaning for a run are left out
+    e.source = ""  # of other, labelled images to measure on, as data.source; "": data.source
+    e.every_epochs = 10.0  # of those without labels; 0: at the start and the end only
+    e.images = 2048  # that those without labels look at, evenly spaced
+
     c.knn = k = ConfigDict()
     k.every_epochs = 10.0  # 0: never
     k.k = 200
@@ -203,6 +208,8 @@ def default() -> ConfigDict:
     k.features = "backbone"  # projection: of the CIFAR-10 demonstration
     k.max_train = 0  # images of the bank, evenly spaced; 0: all
     k.max_test = 0
+    k.watch_train = 50_000  # at most so many before the end of the run; 0: max_train
+    k.watch_test = 10_000
 
     c.log = g = ConfigDict()
     g.every_steps = 50
@@ -241,18 +248,28 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return options
 
 
+def upgraded(config: dict[str, Any]) -> dict[str, Any]:
+    """A saved config in today's terms: probes and fine-tuning were once named as methods."""
+    if config.get("method", {}).get("name") == "supervised":
+        method = config["method"] | {"name": default().method.name}
+        return config | {"protocol": "supervised", "method": method}
+    return {"protocol": "pretraining"} | config
+
+
 def identity(config: dict[str, Any]) -> list[str]:
     """The lines of a config, `name = value`, that decide a run's numbers.
 
     An option that is younger than the config counts with its default, which is what went before.
     """
-    supervised = config["method"]["name"] == "supervised"
+    config = upgraded(config)
+    supervised = config["protocol"] == "supervised"
     names = IDENTITY + SUPERVISED_IDENTITY * supervised
     options = flat(as_json(default())) | flat(config)
+    without = (*NOT_IDENTITY, "method.name") if supervised else NOT_IDENTITY
     return [
         f"{name} = {value!r}"
         for name, value in sorted(options.items())
-        if name.partition(".")[0] in names and name not in NOT_IDENTITY
+        if name.partition(".")[0] in names and name not in without
     ]
 
 

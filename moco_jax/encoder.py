@@ -26,7 +26,7 @@ from moco_jax.data import pipeline
 from moco_jax.data.images import ImageLike, as_list, prepare
 from moco_jax.data.workers import cores
 from moco_jax.errors import CheckpointError, InputError, NotFiniteError
-from moco_jax.methods.base import Networks, make_networks
+from moco_jax.methods.networks import Networks, make_networks
 
 Tree = Any
 

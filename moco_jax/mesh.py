@@ -1,5 +1,6 @@
 """Devices: which backend runs, the mesh over its devices, and how arrays lie on it."""
 
+import dataclasses
 import functools
 import logging
 import math
@@ -87,35 +88,50 @@ def batched(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def state_shardings(mesh: Mesh, state: Tree, shard_queue: bool = False) -> Tree:
-    """How each array of a TrainState lies on the mesh, decided by its path and shape alone.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How an array of the state lies on the mesh.
 
-    Parameters, those of the momentum encoder and whatever the optimizer keeps in their shape are
-    split over 'fsdp'; BatchNorm statistics of groups (G, C) over all devices where these divide
-    G, as each device renews its own groups'; the queue by rows over all, if asked for.
+    Attributes:
+      kind: 'parameters': split over 'fsdp' where they are large; 'whole': on every device;
+        'rows': by its first axis over all devices; 'groups': BatchNorm statistics of groups
+        (G, C), by rows where the devices divide G, as each device renews its own groups'.
+      option: of 'rows', the option that decides their number, for an error.
+    """
+
+    kind: str
+    option: str = ""
+
+
+PARAMETERS, WHOLE, GROUPS = Layout("parameters"), Layout("whole"), Layout("groups")
+
+
+def state_shardings(mesh: Mesh, state: Tree, layout: Tree) -> Tree:
+    """How each array of a state lies on the mesh.
 
     Args:
       mesh: of `make_mesh`.
       state: arrays or their shapes.
-      shard_queue: split the queue.
+      layout: a tree of `Layout` that `state` extends.
 
     Raises:
-      InputError: the queue is to be split, and the devices do not divide its rows.
+      InputError: an array is to be split by rows, and the devices do not divide them.
     """
 
-    def sharding(path: tuple, x: jax.Array) -> NamedSharding:
-        names = {getattr(key, "key", getattr(key, "name", None)) for key in path}
-        if "queue" in names and shard_queue and x.shape[0] % mesh.size:
+    def sharding(how: Layout, x: jax.Array) -> NamedSharding:
+        divides = x.ndim > 0 and x.shape[0] % mesh.size == 0
+        if how.kind == "rows" and not divides:
             raise InputError(
-                f"method.queue_size={x.shape[0]} must be a multiple of the {mesh.size} devices "
-                f"with mesh.shard_queue; nearest: {_multiples(x.shape[0], mesh.size)}"
+                f"{how.option}={x.shape[0]} must be a multiple of the {mesh.size} devices that its "
+                f"rows are split over; nearest: {_multiples(x.shape[0], mesh.size)}"
             )
-        if "stats" in names or "queue" in names:
-            rows = shard_queue if "queue" in names else x.shape[0] % mesh.size == 0
-            return batched(mesh) if rows else replicated(mesh)
-        return NamedSharding(mesh, parameter_spec(x.shape, mesh.shape["fsdp"]))
+        if how.kind == "parameters":
+            return NamedSharding(mesh, parameter_spec(x.shape, mesh.shape["fsdp"]))
+        return batched(mesh) if how.kind != "whole" and divides else replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(sharding, state)
+    return jax.tree.map(
+        lambda how, part: jax.tree.map(functools.partial(sharding, how), part), layout, state
+    )
 
 
 def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:

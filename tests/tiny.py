@@ -62,7 +62,7 @@ def tiny_config(method: str, source: str):
 def probe_config(source: str):
     """A linear probe of v1's network in `tiny_config`, 20 steps."""
     c = tiny_config("v1", source)
-    c.method.update(name="supervised", bn_group_size=0)
+    c.protocol, c.method.bn_group_size = "supervised", 0
     c.init_part = "backbone"
     for view in (c.data.view1, c.data.view2):
         view.order = ("flip",)

@@ -14,7 +14,7 @@ from moco_jax.convert import topickle, torchfile
 from moco_jax.convert.contents import Contents
 from moco_jax.convert.formats.ours import optimizer_leaf
 from moco_jax.convert.torchfile import LEGACY_NUMBER, LEGACY_PROTOCOL
-from moco_jax.methods import make_method
+from moco_jax.methods import Facts, make_method
 from moco_jax.optim import make_optimizer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -107,7 +107,7 @@ def small_config(method="moco", vit=False, **sizes):
 def small_contents(method="moco", vit=False, step=5, **sizes) -> Contents:
     """A whole training state with random numbers in every leaf."""
     c = small_config(method, vit, **sizes)
-    m = make_method(c, (32, 32, 3), None, 10)
+    m = make_method(c, Facts(1000, 0, (32, 32, 3), 10, 5.0))
     params, state = jax.eval_shape(m.init, jax.random.key(0))
     tx = make_optimizer(c.optim, params, lambda step: 0.1)
     tree = {"params": params, "method_state": state, "opt_state": jax.eval_shape(tx.init, params)}

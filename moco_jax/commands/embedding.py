@@ -48,7 +48,6 @@ class Embedding(NamedTuple):
             crop_share=self.data.eval_crop_share,
             mean=(0.0,) * encoder.channels,  # the encoder itself normalizes
             std=(1.0,) * encoder.channels,
-            cropped=source.image_shape is None,
         )
         run = jax.jit(lambda params, batch: encoder.apply(params, view(batch)))
         return partial(run, jax.device_put(encoder.params, meshes.replicated(self.mesh)))

@@ -12,8 +12,10 @@ from ml_collections import config_flags
 from PIL import Image
 
 from moco_jax.commands.terminal import guarded
-from moco_jax.data import contact_sheet
+from moco_jax.data import contact_sheet, pipeline
 from moco_jax.errors import InputError
+from moco_jax.protocols import make_task
+from moco_jax.training.experiment import facts_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             values(["preview", *argv])
         except flags.Error as error:
             raise InputError(error) from error
-        picture = contact_sheet.grid(contact_sheet.views(config.value))
+        c = config.value
+        source = pipeline.open_data(c.data).train
+        pipeline.check(source, c.data)
+        recipes = make_task(c, facts_of(c, source)).views
+        picture = contact_sheet.grid(contact_sheet.views(source, c, recipes))
         Image.fromarray(picture).save(out.value)
         print(f"{out.value}: top to bottom the middle of each image, then its views")
 

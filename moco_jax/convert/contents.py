@@ -11,7 +11,7 @@ from moco_jax.config import ConfigDict
 from moco_jax.convert.match import Shapes
 from moco_jax.convert.names import ONLINE, TARGET
 from moco_jax.errors import CheckpointError
-from moco_jax.methods.base import make_networks, target_of
+from moco_jax.methods.networks import make_networks, target_of
 from moco_jax.models.tokens import sincos_position
 from moco_jax.models.vit import SIZES
 
@@ -53,7 +53,8 @@ class Contents(NamedTuple):
 
 def views_per_step(config: ConfigDict) -> int:
     """Forward passes of each encoder in a training step."""
-    return 2 if config.method.name == "moco_v3" or config.method.symmetric else 1
+    both = config.method.name == "moco_v3" or config.method.symmetric
+    return 2 if both and config.protocol == "pretraining" else 1
 
 
 def select(contents: Contents, encoder: str | None) -> Contents:

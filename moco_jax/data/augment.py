@@ -24,8 +24,6 @@ from moco_jax.data.photometric import HUE, SATURATION
 from moco_jax.data.randaugment import levels_of, randaugment, sample_randaugment
 from moco_jax.errors import InputError
 
-BLUR_SIZE = 224  # pixels, of the images that the recipes give sigma for (2002.05709)
-
 
 def sample_jitter(key: Array, strengths: Sequence[float], p: float) -> tuple[Array, Array]:
     """Draws the jitter of one image.
@@ -65,7 +63,7 @@ def _random_grayscale(key: Array, image: Array, view: ConfigDict, *_: Any) -> Ar
 
 def _random_blur(key: Array, image: Array, view: ConfigDict, *_: Any) -> Array:
     size = min(image.shape[:2])
-    scale = size / BLUR_SIZE
+    scale = size / (view.blur_at or size)
     sigma = scale * sample_sigma(key, view.blur_sigma, view.blur_p)
     return photometric.blur(image, sigma, photometric.blur_radius(scale * view.blur_sigma[1], size))
 
@@ -167,6 +165,8 @@ def validate_view(view: ConfigDict, name: str = "view") -> None:
     for field, most in ranges.items():
         low, high = view[field]
         check(field, 0 < low <= high <= most, f"(low, high) with 0 < low <= high <= {most}")
+    check("size", view.size >= 0, "pixels, or 0 for data.image_size")
+    check("blur_at", view.blur_at >= 0, "pixels, or 0 for no scaling")
     check("randaugment_layers", view.randaugment_layers >= 1, "at least 1")
     check("randaugment_magnitude", 0 <= view.randaugment_magnitude <= 10, "a value in [0, 10]")
     check("randaugment_std", 0 <= view.randaugment_std < math.inf, "0 or more")
@@ -186,16 +186,17 @@ def make_views(
 
     Args:
         views: the recipes of the V views.
-        image_size: S, pixels.
+        image_size: pixels, of the views without a size of their own.
         mean: per channel, of pixels in [0, 1].
         std: per channel.
         seed: of the run. A view depends on (seed, epoch, index, which) and on nothing else: not
             on the place in the batch, the size of the batch or the number of devices.
 
     Returns:
-        A function of a batch and `which` (below V, static). The batch holds `image`, uint8
-        (B, V, S, S, C) with all V views cropped already, or uint8 (B, H, W, C) to be cropped here;
-        `epoch` and `index`, int32 (B,). It gives float32 (B, S, S, C), normalized.
+        A function of a batch and `which` (below V, static). The batch holds `crops`, V arrays
+        uint8 (B, S, S, C) with the views cropped already, or `image`, uint8 (B, H, W, C), to be
+        cropped here; `epoch` and `index`, int32 (B,). It gives float32 (B, S, S, C), normalized,
+        where S is the view's own size.
 
     Raises:
         InputError: if a recipe, `mean` or `std` is bad; when traced, if images do not fit.
@@ -205,11 +206,11 @@ def make_views(
     normalize = _normalizer(mean, std)
 
     def augment_view(batch: dict[str, Array], which: int) -> Array:
-        view, images = views[which], batch["image"]
-        cropped = images.ndim == 5
+        view, cropped = views[which], "crops" in batch
+        size = view.size or image_size
+        images = batch["crops"][which] if cropped else batch["image"]
         if cropped:
-            images = images[:, which]
-            _check_size(images, image_size)
+            _check_size(images, size)
 
         def one(image: Array, epoch: Array, index: Array) -> Array:
             key = jax.random.key(seed)
@@ -218,7 +219,7 @@ def make_views(
             crop_key, augment_key = jax.random.split(key)
             if not cropped:
                 box = sample_crop_box(crop_key, *image.shape[:2], view.crop_area, view.crop_ratio)
-                image = crop_resize(image, box, image_size)
+                image = crop_resize(image, box, size)
             return normalize(augment(augment_key, image, view, mean, std))
 
         return jax.vmap(one)(_to_float(images), batch["epoch"], batch["index"])
@@ -232,18 +233,16 @@ def eval_view(
     crop_share: float,
     mean: Sequence[float],
     std: Sequence[float],
-    *,
-    cropped: bool,
 ) -> Array:
     """The one unaugmented view that evaluation sees.
 
     Args:
-        batch: holds `image`, uint8 (B, H, W, C).
+        batch: holds `image`, uint8 (B, H, W, C), or `crops`, one array uint8 (B, S, S, C) that
+            the host has made ready: it is only normalized.
         image_size: S, pixels.
         crop_share: side of the central square, as a share of the short side.
         mean: per channel, of pixels in [0, 1].
         std: per channel.
-        cropped: whether the host made the images (B, S, S, C) ready; they are only normalized.
 
     Returns:
         float32 (B, S, S, C), normalized.
@@ -252,10 +251,12 @@ def eval_view(
         InputError: if the images, `crop_share`, `mean` or `std` do not fit.
     """
     normalize = _normalizer(mean, std)
-    images = _to_float(batch["image"])
-    if cropped:
+    if "crops" in batch:
+        (crops,) = batch["crops"]
+        images = _to_float(crops)
         _check_size(images, image_size)
     else:
+        images = _to_float(batch["image"])
         box = center_box(*images.shape[1:3], crop_share)
         images = jax.vmap(lambda image: crop_resize(image, box, image_size))(images)
     return jax.vmap(normalize)(images)

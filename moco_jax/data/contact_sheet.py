@@ -4,11 +4,12 @@ N images of the picture, S view size, C channels, V columns: the image as evalua
 the views of the method
 """
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.config import views_of
 from moco_jax.data import augment, host_crop, loader, pipeline
 from moco_jax.data.source import ArraySource, Source
 
@@ -17,31 +18,33 @@ _GAP = 4  # pixels between images
 _SIDE = 96  # pixels; smaller images are enlarged to at least this
 
 
-def views(config: ConfigDict, count: int = COUNT) -> np.ndarray:
-    """The first images of the training stream, denormalized: uint8 (N, V, S, S, C)."""
-    source = pipeline.open_data(config.data).train
-    pipeline.check(source, config.data)
-    return stream_views(source, config, count)
+def views(
+    source: Source, config: ConfigDict, recipes: Sequence[ConfigDict], count: int = COUNT
+) -> np.ndarray:
+    """The first images of the training stream, denormalized: uint8 (N, V, S, S, C).
 
-
-def stream_views(source: Source, config: ConfigDict, count: int) -> np.ndarray:
-    """`views` of a source that is open."""
-    d, recipes = config.data.copy_and_resolve_references(), views_of(config)
+    Args:
+      source: of the training images.
+      config: of the run.
+      recipes: of the method's views; smaller ones are enlarged to S.
+      count: N, at most.
+    """
+    d = config.data.copy_and_resolve_references()
     mean, std = pipeline.channel_stats(source, d)
     d.batch_size = min(count, len(source))
-    with pipeline.train_batches(source, d, config.seed, views=len(recipes)) as batches:
+    with pipeline.train_batches(source, d, config.seed, views=recipes) as batches:
         batch = next(batches)
     view = augment.make_views(recipes, d.image_size, mean, std, config.seed)
-    cropped = not isinstance(source, ArraySource)
 
     @jax.jit
-    def columns(whole: jax.Array, batch: loader.Batch) -> list[jax.Array]:
-        whole = augment.eval_view(
-            {"image": whole}, d.image_size, d.eval_crop_share, mean, std, cropped=cropped
-        )
-        return [whole, *(view(batch, which) for which in range(len(recipes)))]
+    def columns(whole: loader.Batch, batch: loader.Batch) -> list[jax.Array]:
+        first = augment.eval_view(whole, d.image_size, d.eval_crop_share, mean, std)
+        others = [view(batch, which) for which in range(len(recipes))]
+        shape = first.shape
+        return [first, *(jax.image.resize(x, shape, "nearest") for x in others)]
 
-    whole = middles(source, batch["index"], d, d.image_size)
+    middle = middles(source, batch["index"], d, d.image_size)
+    whole = {"image": middle} if isinstance(source, ArraySource) else {"crops": (middle,)}
     shown = np.stack(jax.device_get(columns(whole, batch)), 1)
     pixels = 255 * (shown * np.array(std) + np.array(mean))
     return np.rint(pixels).clip(0, 255).astype(np.uint8)

@@ -198,7 +198,7 @@ def random_views(
     header: Header,
     rng: np.random.Generator,
     regions: Sequence[Region],
-    out: np.ndarray,
+    out: Sequence[np.ndarray],
 ) -> None:
     """One random resized crop for each region, all from one decoding.
 
@@ -210,13 +210,13 @@ def random_views(
       header: Its size, from `read_header`.
       rng: Random numbers.
       regions: V of them.
-      out: Where the views go, uint8 (V, S, S, 3).
+      out: Where the views go, V of uint8 (S, S, 3), each with a size of its own.
 
     Raises:
       BadImage: for bytes that are cut short or no image.
     """
     boxes = [sample_box(rng, header.height, header.width, region) for region in regions]
-    by = _reduction(boxes, out.shape[1]) if header.jpeg else 1
+    by = _reduction(boxes, out) if header.jpeg else 1
     image = decode(data, by)
     if image.shape[:2] != (-(-header.height // by), -(-header.width // by)):
         raise BadImage(f"decodes to {image.shape[1]} x {image.shape[0]} pixels, unlike its header")
@@ -224,9 +224,9 @@ def random_views(
         resize(_cut(image, box, by), view)
 
 
-def _reduction(boxes: Sequence[Box], size: int) -> int:
-    side = min(min(box.height, box.width) for box in boxes)
-    return next((by for by in (8, 4, 2) if side >= _GAP * by * size), 1)
+def _reduction(boxes: Sequence[Box], out: Sequence[np.ndarray]) -> int:
+    shrink = min(min(box.height, box.width) / len(view) for box, view in zip(boxes, out))
+    return next((by for by in (8, 4, 2) if shrink >= _GAP * by), 1)
 
 
 def _cut(image: np.ndarray, box: Box, by: int) -> np.ndarray:

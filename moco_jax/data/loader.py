@@ -1,6 +1,6 @@
 """Reads, decodes and crops the images of a batch, several at a time, and tells the bad ones.
 
-b this host's share of a batch, S output size, H height, W width
+b this host's share of a batch, V views, S size of a view, H height, W width
 """
 
 import collections
@@ -44,8 +44,8 @@ class Loaded(NamedTuple):
     unreadable: tuple[str, ...] = ()
 
 
-# (index, epoch, where the pixels go) -> what came of it
-Load = Callable[[int, int, np.ndarray], Loaded]
+# (index, epoch, where the pixels go, an array for each view) -> what came of it
+Load = Callable[[int, int, Sequence[np.ndarray]], Loaded]
 Batch = dict[str, Any]
 
 
@@ -59,7 +59,7 @@ def load_batches(
     source: EncodedSource,
     plan: Iterator[Rows],
     load: Load,
-    shape: Sequence[int],
+    shapes: Sequence[Sequence[int]],
     data: ConfigDict,
 ) -> Iterator[Batch]:
     """Loads each batch of `plan`, while the next ones are already in work.
@@ -68,30 +68,32 @@ def load_batches(
       source: What is loaded.
       plan: The batches' rows.
       load: Loads one row.
-      shape: Of a batch's pixels, (b, ...).
+      shapes: Of a batch's pixels, (b, S, S, 3) for each view.
       data: `config.data`.
 
     Yields:
-      Batches whose image is uint8 of that shape, in a buffer that the next batches overwrite: it
-      is good until the generator goes on.
+      Batches whose `crops` are uint8 of these shapes, in buffers that the next batches overwrite:
+      they are good until the generator goes on.
 
     Raises:
       BadImage: more than `data.max_bad_share` of the images cannot be read, or all of a batch.
       WorkerError: a worker process ended.
     """
     threads, processes = workers.layout(data.threads, data.processes)
-    chunk = max(1, min(_CHUNK, shape[0] // (_SHARE * threads)))
+    size = shapes[0][0]
+    chunk = max(1, min(_CHUNK, size // (_SHARE * threads)))
     tally = _Tally(source, data.max_bad_share)
     pending = collections.deque()
     with contextlib.ExitStack() as stack:
-        crew = stack.enter_context(workers.start(load, (_AHEAD + 1, *shape), threads, processes))
+        slots = [(_AHEAD + 1, *shape) for shape in shapes]
+        crew = stack.enter_context(workers.start(load, slots, threads, processes))
         pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode")
         stack.callback(pool.shutdown, cancel_futures=True)
         for number, rows in enumerate(plan):
-            slot = number % len(crew.buffers)
-            parts = [slice(start, start + chunk) for start in range(0, shape[0], chunk)]
+            slot = number % (_AHEAD + 1)
+            parts = [slice(start, start + chunk) for start in range(0, size, chunk)]
             jobs = [pool.submit(crew.load, slot, p, rows.index[p], rows.epoch[p]) for p in parts]
-            pending.append((rows, crew.buffers[slot], jobs))
+            pending.append((rows, tuple(buffer[slot] for buffer in crew.buffers), jobs))
             if len(pending) > _AHEAD:
                 yield _finish(tally, *pending.popleft())
         while pending:
@@ -101,7 +103,7 @@ def load_batches(
 def views_loader(
     source: EncodedSource, seed: int, regions: Sequence[host_crop.Region], max_pixels: int
 ) -> Load:
-    """Loads random views, uint8 (views, S, S, 3), of an image or of the next that can be read."""
+    """Loads random views, uint8 (S, S, 3) each, of an image or of the next that can be read."""
     return functools.partial(_load_views, source, seed, regions, max_pixels)
 
 
@@ -143,7 +145,7 @@ def _load_views(
     max_pixels: int,
     index: int,
     epoch: int,
-    out: np.ndarray,
+    out: Sequence[np.ndarray],
 ) -> Loaded:
     unreadable = []
     for used in (i % len(source) for i in range(index, index + _IN_A_ROW)):
@@ -161,22 +163,31 @@ def _load_views(
 
 
 def _load_center(
-    source: EncodedSource, share: float, max_pixels: int, index: int, _: int, out: np.ndarray
+    source: EncodedSource,
+    share: float,
+    max_pixels: int,
+    index: int,
+    _: int,
+    out: Sequence[np.ndarray],
 ) -> Loaded:
-    def fill(image: np.ndarray) -> None:
-        out[:] = host_crop.center_crop(image, len(out), share)
+    (view,) = out
 
-    out[:] = 0
+    def fill(image: np.ndarray) -> None:
+        view[:] = host_crop.center_crop(image, len(view), share)
+
+    view[:] = 0
     return _load_one(source, max_pixels, index, fill)
 
 
 def _load_whole(
-    source: EncodedSource, max_pixels: int, index: int, _: int, out: np.ndarray
+    source: EncodedSource, max_pixels: int, index: int, _: int, out: Sequence[np.ndarray]
 ) -> Loaded:
+    (whole,) = out
+
     def fill(image: np.ndarray) -> None:
-        if image.shape != out.shape:
+        if image.shape != whole.shape:
             raise BadImage(f"{source.item_name(index)} has another size")
-        out[:] = image
+        whole[:] = image
 
     return _load_one(source, max_pixels, index, fill)
 
@@ -196,13 +207,16 @@ def _load_one(
 
 
 def _finish(
-    tally: "_Tally", rows: Rows, pixels: np.ndarray, jobs: list[concurrent.futures.Future]
+    tally: "_Tally",
+    rows: Rows,
+    pixels: tuple[np.ndarray, ...],
+    jobs: list[concurrent.futures.Future],
 ) -> Batch:
     """Waits for a batch."""
     loaded = [row for job in jobs for row in job.result()]
     tally.count(loaded)
     index, label = (np.array(column) for column in list(zip(*loaded))[:2])
-    return {"image": pixels} | numbers(index, rows.epoch, label)
+    return {"crops": pixels} | numbers(index, rows.epoch, label)
 
 
 class _Tally:

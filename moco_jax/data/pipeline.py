@@ -1,18 +1,21 @@
 """From a source to host batches, in an order that seed and step alone decide.
 
-B global batch, b this host's share of it, N images of the source, S output size,
-H height, W width, C channels
+B global batch, b this host's share of it, N images of the source, V views, S size of a view,
+H height, W width, C channels, F features
 
-A training batch is a dict: `image` uint8, (b, V, S, S, 3) when the V views are cropped here from
-an encoded image, (b, H, W, C) when they are cropped on the device; `index`, `epoch` and `label`
-int32 (b,). An evaluation batch: `image` uint8 (b, S, S, 3) or (b, H, W, C); `index` and `label`
-int32 (b,); `mask` bool (b,), False on padding, where index is -1. Label is -1 where there is none.
-Without `pixels`, batches of an array have no `image`: the array lies on the devices already.
+A batch is a dict of `index`, `epoch` and `label`, int32 (b,), and one of
+  `crops`: the views of encoded images, cropped here: a tuple of V arrays uint8 (b, S, S, 3);
+    evaluation has one view, the centre;
+  `image`: whole images of an array, to be cropped on the device: uint8 (b, H, W, C);
+  `features`: of images, in place of them: float32 (b, F).
+An evaluation batch has a `mask`, bool (b,), in place of the epoch: False on padding, where index
+is -1. Label is -1 where there is none. Without `pixels` the last two are left out: the array lies
+on the devices already.
 """
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -36,8 +39,11 @@ def open_data(data: ConfigDict) -> Splits:
 
 
 def copied(batch: Batch) -> Batch:
-    """The batch, its image in memory of its own."""
-    return {key: value.copy() if key == "image" else value for key, value in batch.items()}
+    """The batch, its crops in memory of their own."""
+    return {
+        key: tuple(view.copy() for view in value) if key == "crops" else value
+        for key, value in batch.items()
+    }
 
 
 def train_batches(
@@ -46,11 +52,11 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     *,
+    views: Sequence[ConfigDict] = (),
     host: int = 0,
     hosts: int = 1,
     put: Put = copied,
     pixels: bool = True,
-    views: int = 2,
 ) -> Prefetcher:
     """The endless stream of training batches from `start_step` on.
 
@@ -63,12 +69,13 @@ def train_batches(
       data: `config.data`.
       seed: Of the order and the crops, at least 0.
       start_step: First step to give; its cost does not depend on it.
+      views: Recipes of the V views that are cropped from an encoded image; (): `data.view1` and
+        `data.view2`.
       host: This host; it makes rows [host * b, (host + 1) * b) of each batch.
       hosts: Number of hosts; divides B.
       put: Transfers a batch to the devices, in the prefetching thread. When it returns, the
-        batch's image has been read: its memory is used again.
-      pixels: Whether the batches of an array source have an `image`.
-      views: V, how many of `data.view1` and `data.view2` are cropped from an encoded image.
+        batch's crops have been read: their memory is used again.
+      pixels: Whether the batches of an array source have its images or features.
 
     Raises:
       InputError: B is not divisible by the hosts.
@@ -78,13 +85,12 @@ def train_batches(
     rows = _train_rows(len(source), seed, start_step, data.batch_size, mine)
     if isinstance(source, ArraySource):
         return Prefetcher(_from_array(source, rows, pixels), data.prefetch, put)
-    regions = [
-        host_crop.Region(view.crop_area, view.crop_ratio)
-        for view in (data.view1, data.view2)[:views]
-    ]
+    views = views or (data.view1, data.view2)
+    regions = [host_crop.Region(view.crop_area, view.crop_ratio) for view in views]
     load = loader.views_loader(source, seed, regions, data.max_pixels)
-    shape = (mine.stop - mine.start, len(regions), data.image_size, data.image_size, 3)
-    batches = loader.load_batches(source, rows, load, shape, data)
+    sizes = [view.size or data.image_size for view in views]
+    shapes = [(mine.stop - mine.start, size, size, 3) for size in sizes]
+    batches = loader.load_batches(source, rows, load, shapes, data)
     return Prefetcher(batches, data.prefetch, put)
 
 
@@ -112,7 +118,7 @@ def eval_batches(
         return Prefetcher(_masked(_from_array(source, rows, pixels)), data.prefetch, put)
     load = loader.center_loader(source, data.eval_crop_share, data.max_pixels)
     shape = (mine.stop - mine.start, data.image_size, data.image_size, 3)
-    batches = loader.load_batches(source, rows, load, shape, data)
+    batches = loader.load_batches(source, rows, load, [shape], data)
     return Prefetcher(_masked(batches), data.prefetch, put)
 
 
@@ -201,8 +207,8 @@ def _from_array(source: ArraySource, plan: Iterator[Rows], pixels: bool) -> Iter
     labels = np.full(len(source), -1) if source.labels is None else source.labels
     for index, epoch in plan:
         label = np.where(index >= 0, labels[index], -1)
-        image = {"image": source.images[index]} if pixels else {}
-        yield image | loader.numbers(index, epoch, label)
+        values = {source.entry: source.images[index]} if pixels else {}
+        yield values | loader.numbers(index, epoch, label)
 
 
 def _given(

@@ -59,9 +59,9 @@ def _decoded(source: EncodedSource, size: tuple[int, int], data: ConfigDict) -> 
     labels = np.empty(len(source), np.int32)
     load = loader.whole_loader(source, data.max_pixels)
     shape = (min(_BATCH, len(source)), *size, 3)
-    for batch in loader.load_batches(source, _plan(len(source), shape[0]), load, shape, data):
+    for batch in loader.load_batches(source, _plan(len(source), shape[0]), load, [shape], data):
         kept = batch["index"] >= 0
-        images[batch["index"][kept]] = batch["image"][kept]
+        images[batch["index"][kept]] = batch["crops"][0][kept]
         labels[batch["index"][kept]] = batch["label"][kept]
     return ArraySource(source.name, images, labels if source.labelled else None, source.class_names)
 

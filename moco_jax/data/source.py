@@ -30,19 +30,21 @@ OPENERS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Images of one size, all in memory.
+    """Images of one size, all in memory; or features of images, float32 (N, F), in their place.
 
     Attributes:
       name: What logs and errors call the source.
       images: uint8 (N, H, W, C).
       labels: int32 (N,), or None.
       class_names: Name of each class; () where they have none.
+      entry: What batches call them: 'image', or 'features'.
     """
 
     name: str
     images: np.ndarray
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
+    entry: str = "image"
 
     def __len__(self) -> int:
         return len(self.images)

@@ -78,7 +78,7 @@ def _take(images: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def put_resident(source: ArraySource, sharding: Sharding, batch: Batch) -> Batch:
-    """Sends a batch without its images: they are taken from the array on the devices.
+    """Sends a batch without its images or features: they are taken from the array on the devices.
 
     Each device takes its own rows, in a computation of its own: the thread that prefetches may
     start it at any time without regard to what other processes do.
@@ -89,10 +89,10 @@ def put_resident(source: ArraySource, sharding: Sharding, batch: Batch) -> Batch
       batch: `index` and other numbers, int32 (b,).
 
     Returns:
-      The batch with `image`, uint8 (B, H, W, C).
+      The batch with `image`, uint8 (B, H, W, C), or `features`, float32 (B, F).
     """
     images, batch = _resident(source, sharding), put(sharding, batch)
     index = batch["index"]
     parts = [_take(images[rows.device], rows.data) for rows in index.addressable_shards]
     shape = (len(index), *source.images.shape[1:])
-    return batch | {"image": jax.make_array_from_single_device_arrays(shape, sharding, parts)}
+    return batch | {source.entry: jax.make_array_from_single_device_arrays(shape, sharding, parts)}

@@ -26,20 +26,21 @@ THREADS_PER_PROCESS = 8
 _PATIENCE = 10.0  # seconds that an ending worker is waited for
 _CONTEXT = multiprocessing.get_context("spawn")  # a fork would inherit JAX's threads and locks
 
-# (index, epoch, where the pixels go) -> anything that can be pickled
-Load = Callable[[int, int, np.ndarray], Any]
+# (index, epoch, where the pixels go, an array for each buffer) -> anything that can be pickled
+Load = Callable[[int, int, Sequence[np.ndarray]], Any]
+Shapes = Sequence[Sequence[int]]
 
 
 class Crew(NamedTuple):
     """What `start` gives.
 
     Attributes:
-      buffers: uint8 (count, b, ...), the pixels of `count` batches.
-      load: (buffer, rows, index, epoch) -> what `Load` gave for each row; waits for it. To be
-        called by as many threads as there are decoders.
+      buffers: uint8 (count, b, ...) each, the pixels of `count` batches.
+      load: (number of the batch, rows, index, epoch) -> what `Load` gave for each row; waits for
+        it. To be called by as many threads as there are decoders.
     """
 
-    buffers: np.ndarray
+    buffers: tuple[np.ndarray, ...]
     load: Callable[[int, slice, np.ndarray, np.ndarray], list[Any]]
 
 
@@ -63,32 +64,45 @@ def layout(threads: int, processes: int) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def start(load: Load, shape: Sequence[int], threads: int, processes: int) -> Iterator[Crew]:
-    """Buffers of a shape, and what loads rows into them: this process, or 2 and more others.
+def start(load: Load, shapes: Shapes, threads: int, processes: int) -> Iterator[Crew]:
+    """Buffers of some shapes, and what loads rows into them: this process, or 2 and more others.
 
     Raises:
       InputError: `load` cannot be sent to other processes.
     """
     if processes == 1:
-        buffers = np.empty(shape, np.uint8)
+        buffers = tuple(np.empty(shape, np.uint8) for shape in shapes)
         yield Crew(buffers, functools.partial(_load_rows, load, buffers))
         return
-    with contextlib.closing(_Processes(load, shape, threads, processes)) as crew:
+    with contextlib.closing(_Processes(load, shapes, threads, processes)) as crew:
         yield Crew(crew.buffers, crew.load)
 
 
 def _load_rows(
-    load: Load, buffers: np.ndarray, slot: int, rows: slice, index: np.ndarray, epoch: np.ndarray
+    load: Load,
+    buffers: tuple[np.ndarray, ...],
+    slot: int,
+    rows: slice,
+    index: np.ndarray,
+    epoch: np.ndarray,
 ) -> list[Any]:
-    return list(map(load, index.tolist(), epoch.tolist(), buffers[slot, rows]))
+    out = zip(*(buffer[slot, rows] for buffer in buffers))
+    return list(map(load, index.tolist(), epoch.tolist(), out))
+
+
+def _views(memory: Any, shapes: Shapes) -> tuple[np.ndarray, ...]:
+    """Arrays of these shapes, one after the other in the same memory."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    parts = np.split(np.frombuffer(memory, np.uint8), ends)
+    return tuple(part.reshape(shape) for part, shape in zip(parts, shapes))
 
 
 class _Processes:
     """Worker processes that end with this one, and end it (with an error) when one of them dies."""
 
-    def __init__(self, load: Load, shape: Sequence[int], threads: int, processes: int) -> None:
-        memory = _CONTEXT.RawArray("B", math.prod(shape))
-        self.buffers = np.frombuffer(memory, np.uint8).reshape(shape)
+    def __init__(self, load: Load, shapes: Shapes, threads: int, processes: int) -> None:
+        memory = _CONTEXT.RawArray("B", sum(map(math.prod, shapes)))
+        self.buffers = _views(memory, shapes)
         self._idle: queue.SimpleQueue = queue.SimpleQueue()
         self._connections: list[Connection] = []
         self._lock, self._error = threading.Lock(), None
@@ -98,7 +112,7 @@ class _Processes:
         atexit.register(self.close)
         for n in range(processes):
             pairs = [_CONTEXT.Pipe() for _ in range(n, threads, processes)]
-            args = task, memory, tuple(shape), [theirs for _, theirs in pairs]
+            args = task, memory, shapes, [theirs for _, theirs in pairs]
             process = _CONTEXT.Process(target=_work, args=args, name=f"data worker {n}")
             process.start()
             self._processes.append(process)
@@ -162,18 +176,18 @@ def _end(process: multiprocessing.Process) -> str:
     return f"was killed by {signal.Signals(-code).name}{memory}"
 
 
-def _work(task: bytes, memory: Any, shape: Sequence[int], connections: list[Connection]) -> None:
+def _work(task: bytes, memory: Any, shapes: Shapes, connections: list[Connection]) -> None:
     """A worker's life."""
     # Who stops the trainer signals the whole group; the trainer still needs batches to end well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    load, buffers = pickle.loads(task), np.frombuffer(memory, np.uint8).reshape(shape)
+    load, buffers = pickle.loads(task), _views(memory, shapes)
     for connection in connections[1:]:
         threading.Thread(target=_serve, args=(load, buffers, connection), daemon=True).start()
     _serve(load, buffers, connections[0])
 
 
-def _serve(load: Load, buffers: np.ndarray, connection: Connection) -> None:
+def _serve(load: Load, buffers: tuple[np.ndarray, ...], connection: Connection) -> None:
     """Does the jobs of one connection until the other end is gone, with its process or not."""
     try:
         while True:

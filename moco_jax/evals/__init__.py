@@ -1,1 +1,29 @@
-"""Evaluations of an encoder."""
+"""The registry of evaluations, of which `config.evals.names` chooses: a new one is a line here."""
+
+from moco_jax.config import choose
+from moco_jax.evals import classification, knn_accuracy, unchanged, unlabelled
+from moco_jax.evals.evaluation import Context, Evaluation, Watch
+
+EVALUATIONS: dict[str, Evaluation] = {
+    "knn": knn_accuracy.KNN,
+    "rank_me": unlabelled.RANK_ME,
+    "alignment_uniformity": unlabelled.ALIGNMENT_UNIFORMITY,
+    "backbone_std": unlabelled.BACKBONE_STD,
+    "unchanged": unchanged.UNCHANGED,
+    "accuracy": classification.ACCURACY,
+}
+
+
+def make_watches(context: Context, steps_per_epoch: float) -> list[Watch]:
+    """The measurements of a run, in the order of their names.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    watches = []
+    for name in context.config.evals.names:
+        evaluation = EVALUATIONS[choose("evals.names", name, EVALUATIONS)]
+        if measure := evaluation.make(context):
+            every = evaluation.every_epochs(context.config) * steps_per_epoch
+            watches.append(Watch(every, measure))
+    return watches

@@ -89,12 +89,14 @@ def extract(encode: Encode, batches: Prefetcher) -> tuple[np.ndarray, np.ndarray
 def make_pixels(source: Source, data: ConfigDict) -> Encode:
     """The jitted function from evaluation batch to raw pixels, at most 32 x 32: kNN's floor."""
     size = min(data.image_size, 32)
-    share = data.eval_crop_share if source.image_shape else 1.0
     zeros, ones = (0.0,) * source.channels, (1.0,) * source.channels
 
     @jax.jit
     def pixels(batch: dict[str, jax.Array]) -> jax.Array:
-        view = augment.eval_view(batch, size, share, zeros, ones, cropped=False)
+        share = data.eval_crop_share
+        if "crops" in batch:  # the centre already
+            batch, share = {"image": batch["crops"][0]}, 1.0
+        view = augment.eval_view(batch, size, share, zeros, ones)
         return view.reshape(len(view), -1)
 
     return pixels

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,9 @@ from moco_jax.config import FEATURES, ConfigDict, choose
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Splits
 from moco_jax.errors import InputError, NotFiniteError
-from moco_jax.evals.extraction import Encode, extract
+from moco_jax.evals.bank import collected
+from moco_jax.evals.evaluation import Context, Evaluation, Measure
+from moco_jax.evals.extraction import Encode, extract, make_pixels
 from moco_jax.ops.neighbours import Neighbours, nearest, rank, vote
 
 log = logging.getLogger(__name__)
@@ -107,17 +110,30 @@ def evaluate(
     if not data.train.labelled:
         raise InputError(f"{data.train.name} has no labels, and kNN classifies by them")
     alone = leaves_one_out(data)
-    bank, labels = extract(encode, batches(data.train, limit=knn.max_train))
-    if alone:
-        queries, truth = bank, labels
-    else:
-        queries, truth = extract(encode, batches(data.test, limit=knn.max_test))
-    most = len(bank) - alone
-    pairs = [(min(k, most), temperature) for k, temperature in pairs_of(knn)]
-    found = nearest(queries, bank, max(k for k, _ in pairs), mesh, exclude_self=alone)
+    images = batches(data.train, limit=knn.max_train)
+    with collected(encode, images, knn.max_train or len(data.train)) as (bank, labels):
+        if alone:
+            queries, truth = bank, labels
+        else:
+            queries, truth = extract(encode, batches(data.test, limit=knn.max_test))
+        most = len(bank) - alone
+        pairs = [(min(k, most), temperature) for k, temperature in pairs_of(knn)]
+        found = nearest(queries, bank, max(k for k, _ in pairs), mesh, exclude_self=alone)
+        counts = len(bank), len(queries)
     split = f"{data.train.name}, one left out" if alone else data.test.name
-    scores = score(found, labels, truth, dict.fromkeys(pairs))
-    return Outcome(scores, len(bank), len(queries), split)
+    return Outcome(score(found, labels, truth, dict.fromkeys(pairs)), *counts, split)
+
+
+def watched(knn: ConfigDict) -> ConfigDict:
+    """The options for a measurement while training goes on: a bank and queries of bounded number.
+
+    kNN of a set like ImageNet would else be passes over all images before the first step.
+    """
+    options = ConfigDict(knn.to_dict())
+    for part in ("train", "test"):
+        bounds = [n for n in (knn[f"max_{part}"], knn[f"watch_{part}"]) if n]
+        options[f"max_{part}"] = min(bounds, default=0)
+    return options
 
 
 def leaves_one_out(data: Splits) -> bool:
@@ -179,16 +195,22 @@ class KnnMonitor:
         elif self.active and leaves_one_out(data):
             log.info("No labelled test images: kNN leaves one out of the training images")
 
-    def measure(self, name: str, encode: Encode) -> dict[str, float]:
+    def measure(self, name: str, encode: Encode, final: bool = False) -> dict[str, float]:
         """Top-1 of the watched vote under a name, for metrics.jsonl; empty when not active.
 
         A network that diverges may give features that are not finite: NaN, and a line in the log.
+
+        Args:
+          name: of the metric.
+          encode: a batch on the device -> (B, F) float32.
+          final: with the bank and queries of the end of a run; else with those of `watched`.
         """
         self._last = None
         if not self.active:
             return {}
+        options = self._knn if final else watched(self._knn)
         try:
-            self._last = evaluate(encode, self._data, self._batches, self._knn, self._mesh)
+            self._last = evaluate(encode, self._data, self._batches, options, self._mesh)
         except NotFiniteError as error:
             log.error("kNN is not measured: %s", error)
             return {name: float("nan")}
@@ -199,3 +221,27 @@ class KnnMonitor:
         if self._last and jax.process_index() == 0:
             settings = {"encoder": f"step {step}", "features": self._knn.features}
             save(workdir, self._last, settings, seed)
+
+
+def _make(context: Context) -> Measure | None:
+    """KNN of the features; before the first step also of raw pixels."""
+    config = context.config
+    if config.protocol == "supervised" and not config.supervised.augment:
+        return None  # the data are features
+    monitor = KnnMonitor(config.knn, context.evaluated, context.batches, context.mesh)
+    encode = context.encode(config.knn.features)
+
+    def measure(state: Any, position: int) -> dict[str, float]:
+        raw = {}
+        if position == 0:
+            raw = monitor.measure("knn_top1_raw", make_pixels(context.evaluated.train, config.data))
+        final = position == context.steps
+        row = raw | monitor.measure("knn_top1", partial(encode, state), final)
+        if final:
+            monitor.save(context.workdir, position, config.seed)
+        return row
+
+    return measure
+
+
+KNN = Evaluation(_make, lambda config: config.knn.every_epochs)

@@ -3,24 +3,23 @@
 from moco_jax.config import ConfigDict, choose
 from moco_jax.errors import InputError
 from moco_jax.methods import moco, moco_v3
-from moco_jax.methods.base import Method, Views
-from moco_jax.protocols import supervised
+from moco_jax.methods.method import Facts, Method
 
-METHODS = {"moco": moco.make, "moco_v3": moco_v3.make, "supervised": supervised.make}
+# (config, facts) -> Method
+METHODS = {"moco": moco.make, "moco_v3": moco_v3.make}
 
 
-def make_method(
-    config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: int, classes: int = 0
-) -> Method:
-    """Builds the method that `config.method.name` names; the arguments are its `make`'s.
+def make_method(config: ConfigDict, facts: Facts) -> Method:
+    """Builds the method that `config.method.name` names.
 
     Raises:
       InputError: an unknown name, or options that do not fit the method.
     """
     name, drop_path = choose("method.name", config.method.name, METHODS), config.model.vit.drop_path
-    if drop_path and name != "supervised":
+    method = METHODS[name](config, facts)
+    if drop_path and not method.random_networks:
         raise InputError(
             f"model.vit.drop_path={drop_path}: expected 0 with method.name={name!r}; stochastic "
             f"depth belongs to fine-tuning"
         )
-    return METHODS[name](config, image_shape, views, steps, classes)
+    return method

@@ -6,27 +6,21 @@ V views, B batch, C features: q and k are (V, B, C).
 import jax
 import jax.numpy as jnp
 
+from moco_jax import mesh
 from moco_jax.config import ConfigDict
 from moco_jax.errors import InputError
-from moco_jax.mesh import whole
-from moco_jax.methods.base import Method, Tree, Views, make_networks, target_of
+from moco_jax.methods.method import Batch, Facts, Method, Tree
+from moco_jax.methods.networks import make_networks, target_of
 from moco_jax.ops.ema import ema_update, make_ema_schedule
 from moco_jax.ops.losses import chance_v3, contrastive_loss, feature_std, l2_normalize
 
 
-def make(
-    config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: int, classes: int = 0
-) -> Method:
-    """MoCo v3.
+def make(config: ConfigDict, facts: Facts) -> Method:
+    """MoCo v3; `config.method` and `config.model` are read here.
 
-    Args:
-      config: `method` and `model` are read here.
-      image_shape: (S, S, channels) of a view.
-      views: gives the augmented views of a batch.
-      steps: of the whole run, for the EMA schedule.
-      classes: not used.
+    Raises:
+      InputError: options that do not fit the method.
     """
-    del classes
     t = config.method
     nets = make_networks(config)
     if t.predictor.layers and t.predictor.out != t.projector.out:
@@ -34,24 +28,24 @@ def make(
             f"method.predictor.out={t.predictor.out} must equal "
             f"method.projector.out={t.projector.out}: queries are compared with keys"
         )
-    ema = make_ema_schedule(t.ema_schedule, t.ema, steps)
+    ema = make_ema_schedule(t.ema_schedule, t.ema, facts.steps)
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
-        params, stats = nets.init(key, jnp.zeros((1, *image_shape)))
+        params, stats = nets.init(key, jnp.zeros((1, *facts.image_shape)))
         target = {"params": target_of(params), "stats": target_of(stats)}
         return params, {"stats": stats, "target": jax.tree.map(jnp.copy, target)}
 
-    def loss(params: Tree, state: Tree, batch: dict, key: jax.Array, step: jax.Array):
+    def loss(params: Tree, state: Tree, batch: Batch, key: jax.Array, step: jax.Array):
         del key  # nothing random beyond the views
-        q, stats = nets.project(params, state["stats"], views, batch, (0, 1))
+        q, stats = nets.project(params, state["stats"], batch, (0, 1))
         if nets.predictor is not None:
             q, stats = nets.head("predictor", params, stats, q)
         m = ema(step)
         online = jax.lax.stop_gradient(target_of(params))
         target = ema_update(state["target"]["params"], online, m)
-        k, target_stats = nets.project(target, state["target"]["stats"], views, batch, (0, 1))
+        k, target_stats = nets.project(target, state["target"]["stats"], batch, (0, 1))
         q1, q2 = l2_normalize(q)
-        k1, k2 = whole(jax.lax.stop_gradient(l2_normalize(k)))
+        k1, k2 = mesh.whole(jax.lax.stop_gradient(l2_normalize(k)))
         loss1, top1 = contrastive_loss(q1, k2, t.temperature)
         loss2, top2 = contrastive_loss(q2, k1, t.temperature)
         new_state = {
@@ -71,5 +65,10 @@ def make(
         encode=lambda params, state, images: nets.encode(params, state["stats"], images),
         chance_loss=chance_v3(config.data.batch_size, t.temperature),
         layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
+        views=(config.data.view1, config.data.view2),
+        layout={
+            "stats": mesh.GROUPS,
+            "target": {"params": mesh.PARAMETERS, "stats": mesh.GROUPS},
+        },
         recipe=f"tau {t.temperature:g}, m {t.ema:g} {t.ema_schedule}",
     )

@@ -14,20 +14,19 @@ def init_queue(key: jax.Array, size: int, features: int) -> jax.Array:
     return l2_normalize(jax.random.normal(key, (size, features)))
 
 
-def enqueue(queue: jax.Array, ptr: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Writes keys over the oldest ones, in order, for any B and K.
+def newest(size: int, ptr: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where keys go in the queue: over the oldest ones, in order, for any B and K.
 
     Args:
-      queue: (K, C).
+      size: K.
       ptr: int32 scalar, row of the oldest key: the next to be overwritten.
       keys: (B, C) float32 of length 1; of more than K, the last K stay.
 
     Returns:
-      The new queue and pointer.
+      Rows of the queue, int32 (min(B, K),), each once; the keys that go there; the new pointer.
     """
-    size, batch = len(queue), len(keys)
+    batch = len(keys)
     skipped = max(batch - size, 0)
-    # A scatter, because dynamic_update_slice moves a block that would pass the end back inside.
+    # Rows to scatter to: dynamic_update_slice moves a block that would pass the end back inside.
     rows = (ptr + jnp.arange(skipped, batch, dtype=jnp.int32)) % size
-    queue = queue.at[rows].set(keys[skipped:], unique_indices=True)
-    return queue, (ptr + batch) % size
+    return rows, keys[skipped:], (ptr + batch) % size

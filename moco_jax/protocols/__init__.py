@@ -1,1 +1,18 @@
-"""Evaluation protocols that train on labels, in the one loop."""
+"""The registry of protocols: evaluations that train on labels, in the one loop."""
+
+from moco_jax.config import PROTOCOLS, ConfigDict, choose
+from moco_jax.methods import Facts, Method, make_method
+from moco_jax.protocols import supervised
+from moco_jax.protocols.supervised import Supervised
+
+# (config, facts) -> what is trained; the names are those of `config.PROTOCOLS`
+MAKERS = {"pretraining": make_method, "supervised": supervised.make}
+
+
+def make_task(config: ConfigDict, facts: Facts) -> Method | Supervised:
+    """Builds what the run trains: a method, or a protocol on labels.
+
+    Raises:
+      InputError: an unknown name, or options that do not fit each other.
+    """
+    return MAKERS[choose("protocol", config.protocol, PROTOCOLS)](config, facts)

@@ -5,14 +5,17 @@ they are; after BatchNorm too), L = V * R heads, the rates of the first variant 
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from moco_jax.config import ConfigDict
 from moco_jax.errors import InputError
-from moco_jax.mesh import gathered
-from moco_jax.methods.base import Method, Tree, Views, bn_groups
+from moco_jax.mesh import GROUPS, gathered
+from moco_jax.methods.method import Batch, Facts, Tree, unchanged
+from moco_jax.methods.networks import bn_groups
 from moco_jax.models import make_backbone, resolve_dtype
 from moco_jax.models.norm import BatchNorm
 from moco_jax.ops.losses import smooth_one_hot, soft_cross_entropy
@@ -22,26 +25,50 @@ from moco_jax.ops.mix import mix_images, mix_targets, sample_mix
 OWN = 0
 
 
-def make(
-    config: ConfigDict, image_shape: tuple[int, ...], views: Views, steps: int, classes: int = 0
-) -> Method:
+class Supervised(NamedTuple):
+    """What is trained with labels, in the same loop as a method; see `methods.method.Method`.
+
+    Attributes:
+      init: key -> (params, method_state).
+      loss: (params, method_state, batch, key, step) -> (loss, (method_state, metrics)).
+      encode: (params, method_state, images (B, S, S, C)) -> (features (B, F), logits (B, K) of the
+        protocol's own head) in evaluation mode.
+      classify: (params, method_state, features (B, F)) -> logits (L, B, K) of each head in
+        evaluation mode.
+      heads: of a linear probe: learning rate of each head, as a multiple of the schedule's. All of
+        `params['classifier']` has a leading axis of heads, and nothing else is trained.
+      chance_loss: the loss of a network whose features say nothing.
+      layers: path prefixes, in params, of the layers that are trained, from the first to the last.
+      views: the recipe of the one view; none where the data are features.
+      layout: how the method state lies on the mesh.
+      after_update: nothing.
+      recipe: what the log says of the protocol's options.
+    """
+
+    init: Callable[[jax.Array], tuple[Tree, Tree]]
+    loss: Callable[[Tree, Tree, Batch, jax.Array, jax.Array], tuple[jax.Array, tuple[Tree, dict]]]
+    encode: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, jax.Array]]
+    classify: Callable[[Tree, Tree, jax.Array], jax.Array]
+    heads: tuple[float, ...]
+    chance_loss: float
+    layers: tuple[str, ...]
+    views: tuple[ConfigDict, ...]
+    layout: Tree
+    after_update: Callable[[Any, Any], Any] = unchanged
+    recipe: str = ""
+
+
+def make(config: ConfigDict, facts: Facts) -> Supervised:
     """A linear classifier on a backbone.
 
     In a probe the backbone is in evaluation mode and no gradient reaches it; all heads train at
     once on the same features, each with a learning rate of its own, from the same first weights.
-
-    Args:
-      config: `supervised`, `model` and `method.bn_group_size` are read here.
-      image_shape: (S, S, channels) of a view.
-      views: gives the augmented view of a batch; with `supervised.augment=False` its features.
-      steps: not used.
-      classes: K.
+    `config.supervised`, `model`, `method.bn_group_size` and `data.view1` are read here.
 
     Raises:
       InputError: fewer than two classes, or options that do not fit each other.
     """
-    del steps
-    s = config.supervised
+    s, classes, image_shape = config.supervised, facts.classes, facts.image_shape
     _check(s, classes)
     rates = head_rates(config)
     variants = 2 if s.batch_norm else 1
@@ -49,7 +76,7 @@ def make(
         config.model, image_shape[0], bn_groups(config), resolve_dtype(config.model.dtype)
     )
     if config.accumulate != 1:
-        raise InputError(f"accumulate={config.accumulate}: expected 1 with method.name="
+        raise InputError(f"accumulate={config.accumulate}: expected 1 with protocol="
                          f"'supervised'; model.remat saves memory too")  # fmt: skip
     if s.train_backbone and not backbone.layers:
         raise InputError(f"model.name={config.model.name!r} has nothing that fine-tuning trains")
@@ -96,10 +123,10 @@ def make(
         logits = logits.reshape(-1, len(features), classes)
         return logits + bias.reshape(-1, 1, classes), stats
 
-    def loss(params: Tree, state: Tree, batch: dict, key: jax.Array, step: jax.Array):
+    def loss(params: Tree, state: Tree, batch: Batch, key: jax.Array, step: jax.Array):
         del step
         mix_key, drop_key = jax.random.split(key)
-        x, stats = views(batch, 0), state["stats"]
+        x, stats = batch.view(0) if s.augment else batch["features"], state["stats"]
         targets = smooth_one_hot(batch["label"], classes, s.label_smoothing)
         if s.mixup or s.cutmix:
             mix = sample_mix(mix_key, *x.shape[1:3], s.mixup, s.cutmix, s.mix_p, s.cutmix_p)
@@ -122,15 +149,17 @@ def make(
         return features, classify(params, state, features)[OWN]
 
     layers = tuple(f"backbone/{name}" for name in backbone.layers)
-    return Method(
+    return Supervised(
         init=init,
         loss=loss,
         encode=encode,
-        chance_loss=math.log(classes),
-        layers=layers if s.train_backbone else ("classifier",),
-        recipe=_recipe(config, rates, classes),
         classify=classify,
         heads=() if s.train_backbone else _multiples(rates) * variants,
+        chance_loss=math.log(classes),
+        layers=layers if s.train_backbone else ("classifier",),
+        views=(config.data.view1,) if s.augment else (),
+        layout=GROUPS,
+        recipe=_recipe(config, rates, classes),
     )
 
 
@@ -171,7 +200,7 @@ def _recipe(config: ConfigDict, rates: tuple[float, ...], classes: int) -> str:
 
 def _check(s: ConfigDict, classes: int) -> None:
     if classes < 2:
-        raise InputError(f"method.name='supervised' needs at least 2 classes, not {classes}")
+        raise InputError(f"protocol='supervised' needs at least 2 classes, not {classes}")
     fixed = {}  # options that have no meaning, and the value that says so
     if s.train_backbone:
         fixed = {"lrs": (), "batch_norm": False, "augment": True}

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import jax
 
+from moco_jax.evals.evaluation import Context
 from moco_jax.evals.extraction import Encode
 from moco_jax.report import page, pictures, rundir
-from moco_jax.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,7 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pa
 
 
 def conclude(
-    workdir: pathlib.Path,
-    x: Experiment,
+    context: Context,
     outcome: str,
     encode: Encode | None = None,
     message: str = "",
@@ -60,19 +59,18 @@ def conclude(
     are computed by all processes together; the first one writes.
 
     Args:
-      workdir: of the run.
-      x: the experiment.
+      context: of the run.
       outcome: one of rundir.OUTCOMES.
       encode: evaluation batch -> features (B, F), for pictures; None: curves only, quickly.
       message: why the run ended, where that needs words.
     """
-    begin = time.monotonic()
+    begin, workdir = time.monotonic(), context.workdir
     try:
-        found = pictures.collect(x, encode) if encode else {}
+        found = pictures.collect(context, encode) if encode else {}
         if jax.process_index() == 0:
             if found:
                 rundir.save_pictures(workdir, found)
-            rundir.save_facts(workdir, rundir.facts(x, outcome, message))
+            rundir.save_facts(workdir, rundir.facts(context, outcome, message))
             write(workdir)
     except Exception as error:  # a report must never fail a run
         log.warning("No %s: %s: %s", FILE, type(error).__name__, error)

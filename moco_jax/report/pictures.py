@@ -14,8 +14,8 @@ import numpy as np
 from moco_jax.data import contact_sheet, pipeline
 from moco_jax.data.source import Source
 from moco_jax.errors import InputError
+from moco_jax.evals.evaluation import Context
 from moco_jax.evals.extraction import Encode, Features, feature_batches
-from moco_jax.training.experiment import Experiment, eval_batches
 
 log = logging.getLogger(__name__)
 
@@ -29,25 +29,25 @@ Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
 
 
-def collect(x: Experiment, encode: Encode) -> Arrays:
+def collect(context: Context, encode: Encode) -> Arrays:
     """All pictures of a run as arrays by name; {} on other processes than the first.
 
     A picture that cannot be made is left out with one warning.
 
     Args:
-      x: the experiment; the images are its test images, or training images where it has none.
+      context: of the run; the images are its test images, or training images where it has none.
       encode: evaluation batch -> features (B, F); called by all processes together.
     """
-    source = x.data.test or x.data.train
-    found = _attempt("features", partial(_features, x, source, encode))
+    source = context.evaluated.test or context.evaluated.train
+    found = _attempt("features", partial(_features, context, source, encode))
     if jax.process_index():
         return {}
-    names = np.array(x.data.train.class_names, np.str_)
+    names = np.array(context.evaluated.train.class_names, np.str_)
     arrays = {"class_names": names, "split": np.array(source.name)}
-    arrays |= _attempt("views", partial(_views, x)) or {}
+    arrays |= _attempt("views", partial(_views, context)) or {}
     if found:
-        arrays |= _attempt("nearest neighbours", partial(_neighbours, x, source, found)) or {}
-        arrays |= _attempt("map of features", partial(_map, found, x.config.seed)) or {}
+        arrays |= _attempt("nearest neighbours", partial(_neighbours, context, source, found)) or {}
+        arrays |= _attempt("map of features", partial(_map, found, context.config.seed)) or {}
     return arrays
 
 
@@ -59,20 +59,20 @@ def _attempt(what: str, make: Callable[[], T]) -> T | None:
         return None
 
 
-def _features(x: Experiment, source: Source, encode: Encode) -> Features:
-    parts = zip(*feature_batches(encode, eval_batches(x, source, IMAGES)))
+def _features(context: Context, source: Source, encode: Encode) -> Features:
+    parts = zip(*feature_batches(encode, context.batches(source, limit=IMAGES)))
     return Features(*(np.concatenate(part) for part in parts))
 
 
-def _views(x: Experiment) -> Arrays:
-    shown = contact_sheet.stream_views(x.data.train, x.config, contact_sheet.COUNT)
+def _views(context: Context) -> Arrays:
+    shown = contact_sheet.views(context.data.train, context.config, context.task.views)
     return {"views": contact_sheet.as_rgb(shown)}
 
 
-def _neighbours(x: Experiment, source: Source, of: Features) -> Arrays:
+def _neighbours(context: Context, source: Source, of: Features) -> Arrays:
     rows = pipeline.evenly(len(of.index), QUERIES)
     found, cosine = nearest(of.features, rows, NEIGHBOURS)
-    d = x.config.data
+    d = context.config.data
     show = partial(contact_sheet.middles, source, d=d, size=min(d.image_size, _THUMBNAIL))
     return {
         "queries": contact_sheet.as_rgb(show(of.index[rows])),

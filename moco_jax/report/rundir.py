@@ -16,7 +16,7 @@ from moco_jax import __version__, metrics, results
 from moco_jax.config import choose
 from moco_jax.data.source import existing
 from moco_jax.errors import MissingError
-from moco_jax.training.experiment import Experiment
+from moco_jax.evals.evaluation import Context
 
 OUTCOMES = ("complete", "stopped", "diverged")
 _FACTS, _PICTURES = "report/run.json", "report/pictures.npz"
@@ -99,13 +99,13 @@ def _inside(workdir: pathlib.Path, name: str) -> pathlib.Path:
     return path
 
 
-def facts(x: Experiment, outcome: str, message: str = "") -> dict[str, Any]:
+def facts(context: Context, outcome: str, message: str = "") -> dict[str, Any]:
     """How a run ended, on what hardware, with which versions and data: JSON values."""
-    device, train, test = jax.devices()[0], x.data.train, x.data.test
+    device, train, test = jax.devices()[0], *context.data
     return {
         "outcome": choose("outcome", outcome, OUTCOMES),
         "message": message,
-        "steps": x.steps,
+        "steps": context.steps,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "hardware": {
             "platform": device.platform,

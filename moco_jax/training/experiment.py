@@ -1,52 +1,49 @@
 """An experiment: everything that a config stands for, built and checked before anything runs."""
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import optax
-from clu import parameter_overview
 
 from moco_jax import mesh as meshes
-from moco_jax.config import FEATURES, ConfigDict, as_json, views_of
+from moco_jax.config import FEATURES, ConfigDict, as_json
 from moco_jax.data import augment, pipeline, subset, transfer
 from moco_jax.data.source import Source, Splits
 from moco_jax.errors import InputError
-from moco_jax.evals import extraction
-from moco_jax.evals.accuracy import Accuracy, accuracy
-from moco_jax.evals.knn_accuracy import KnnMonitor
-from moco_jax.methods import Method, make_method
-from moco_jax.methods.base import check_accumulate
-from moco_jax.methods.moco import warn_about_queue
+from moco_jax.methods.method import Batch, Facts, Method
+from moco_jax.methods.networks import check_accumulate
 from moco_jax.optim import (
-    describe_optimizer,
     make_heads_optimizer,
     make_optimizer,
     make_schedule,
-    one_head,
     parameter_groups,
 )
+from moco_jax.protocols import make_task
+from moco_jax.protocols.supervised import Supervised
 from moco_jax.training.step import TrainState, init_state, make_train_step
-
-log = logging.getLogger(__name__)
 
 
 class Experiment(NamedTuple):
     """Everything a config stands for; `build` makes it.
 
     Attributes:
-      held_out: training images that are not trained on, to choose among heads; or None.
+      evaluated: the images that evaluations look at: of `evals.source`, or the run's own.
+      augment: (entries of a batch, which) -> a view; see `methods.method.Batch`.
+      task: the method, or the protocol on labels.
       frozen: tree of bool over the parameters.
+      held_out: training images that are not trained on, to choose among heads; or None.
     """
 
     config: ConfigDict
     mesh: jax.sharding.Mesh
     data: Splits
+    evaluated: Splits
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    method: Method
+    augment: Callable[[dict[str, Any], int], jax.Array]
+    task: Method | Supervised
     tx: optax.GradientTransformation
     schedule: optax.Schedule
     frozen: Any
@@ -74,34 +71,69 @@ def build(config: ConfigDict) -> Experiment:
         pipeline.check(data.test, d)
     mean, std = pipeline.channel_stats(data.train, d)
     data, held_out = _parts(config, data)
-    warn_about_queue(config, len(data.train))
-    steps_per_epoch = len(data.train) / d.batch_size
-    steps = max(1, round(config.epochs * steps_per_epoch))
-    views = augment.make_views(views_of(config), d.image_size, mean, std, config.seed)
-    if on_features(config):
-        views = lambda batch, which: batch["image"]  # noqa: E731
-    shape = (d.image_size, d.image_size, data.train.channels)
-    method = make_method(config, shape, views, steps, subset.count_classes(data.train))
+    facts = facts_of(config, data.train)
+    task = make_task(config, facts)
     check_accumulate(config, mesh.size)
-    schedule = make_schedule(config.optim, d.batch_size, steps, steps_per_epoch)
-    params, _ = jax.eval_shape(method.init, jax.random.key(config.seed))
-    tx, frozen = _optimizer(config.optim, method, params, schedule)
+    schedule = make_schedule(config.optim, d.batch_size, facts.steps, facts.steps_per_epoch)
+    params, _ = jax.eval_shape(task.init, jax.random.key(config.seed))
+    tx, frozen = _optimizer(config.optim, task, params, schedule)
     x = Experiment(
-        config, mesh, data, mean, std, method, tx, schedule, frozen, steps, steps_per_epoch,
-        held_out,
-    )  # fmt: skip
+        config=config,
+        mesh=mesh,
+        data=data,
+        evaluated=_evaluated(config, data),
+        mean=mean,
+        std=std,
+        augment=augment.make_views(task.views, d.image_size, mean, std, config.seed),
+        task=task,
+        tx=tx,
+        schedule=schedule,
+        frozen=frozen,
+        steps=facts.steps,
+        steps_per_epoch=facts.steps_per_epoch,
+        held_out=held_out,
+    )
     state_shardings(x)  # refuses what cannot lie on the mesh
     return x
+
+
+def facts_of(config: ConfigDict, train: Source) -> Facts:
+    """What a method is told of the training images and the length of the run."""
+    size, steps_per_epoch = config.data.image_size, len(train) / config.data.batch_size
+    return Facts(
+        images=len(train),
+        classes=subset.count_classes(train),
+        image_shape=(size, size, train.channels),
+        steps=max(1, round(config.epochs * steps_per_epoch)),
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def _evaluated(config: ConfigDict, data: Splits) -> Splits:
+    """The images of `evals.source`, checked; or the run's own."""
+    if not config.evals.source:
+        return data
+    d = config.data.copy_and_resolve_references()
+    d.source = config.evals.source
+    other = pipeline.open_data(d)
+    for part in filter(None, other):
+        pipeline.check(part, d)
+        if part.channels != data.train.channels:
+            raise InputError(
+                f"evals.source={d.source!r}: images of {part.channels} channels; the training "
+                f"images have {data.train.channels}"
+            )
+    return other
 
 
 def _parts(config: ConfigDict, data: Splits) -> tuple[Splits, Source | None]:
     """The images that are trained on and tested on, and those held out of training, if any."""
     s, batch_size = config.supervised, config.data.batch_size
     train, held_out = subset.label_share(data.train, config.data.label_share, config.seed), None
-    if config.method.name == "supervised":
+    if config.protocol == "supervised":
         for part, what in ((data.train, "training"), (data.test, "test")):
             if part is None or not part.labelled:
-                raise InputError(f"method.name='supervised' needs labelled {what} images; "
+                raise InputError(f"protocol='supervised' needs labelled {what} images; "
                                  f"{data.train.name} has none")  # fmt: skip
         if not s.train_backbone and (s.lrs or s.batch_norm):
             train, held_out = subset.hold_out(train, s.held_out, config.seed)
@@ -110,23 +142,23 @@ def _parts(config: ConfigDict, data: Splits) -> tuple[Splits, Source | None]:
 
 
 def _optimizer(
-    optim: ConfigDict, method: Method, params: Any, schedule: optax.Schedule
+    optim: ConfigDict, task: Method | Supervised, params: Any, schedule: optax.Schedule
 ) -> tuple[optax.GradientTransformation, Any]:
     """The optimizer, and the tree of bool that says which parameters it leaves alone."""
-    if method.heads:
+    if isinstance(task, Supervised) and task.heads:
         frozen = {
             name: jax.tree.map(lambda _, here=name: here != "classifier", part)
             for name, part in params.items()
         }
-        return make_heads_optimizer(optim, params, schedule, method.heads), frozen
+        return make_heads_optimizer(optim, params, schedule, task.heads), frozen
     groups = parameter_groups(optim, params)
     frozen = jax.tree.map(lambda group: group == "frozen", groups)
-    return make_optimizer(optim, params, schedule, method.layers), frozen
+    return make_optimizer(optim, params, schedule, task.layers), frozen
 
 
 def on_features(config: ConfigDict) -> bool:
     """Whether a probe trains on features that are made once, not on images."""
-    return config.method.name == "supervised" and not config.supervised.augment
+    return config.protocol == "supervised" and not config.supervised.augment
 
 
 def recorded(x: Experiment) -> dict[str, Any]:
@@ -140,11 +172,14 @@ def recorded(x: Experiment) -> dict[str, Any]:
 
 
 def make_step(x: Experiment) -> Callable:
-    """The jitted training step; it takes over (donates) the state."""
-    step = make_train_step(x.method, x.tx, x.schedule, x.frozen, x.config.seed)
+    """The jitted training step (state, entries of a batch) -> (state, metrics).
+
+    It takes over (donates) the state.
+    """
+    step = make_train_step(x.task, x.tx, x.schedule, x.frozen, x.config.seed)
     state = state_shardings(x)
     return jax.jit(
-        meshes.inside(x.mesh, step),
+        meshes.inside(x.mesh, lambda state, entries: step(state, Batch(entries, x.augment))),
         in_shardings=(state, meshes.batched(x.mesh)),
         out_shardings=(state, meshes.replicated(x.mesh)),
         donate_argnums=0,
@@ -153,7 +188,7 @@ def make_step(x: Experiment) -> Callable:
 
 def fresh_state(x: Experiment) -> TrainState:
     """The state before the first step, on the mesh."""
-    init = jax.jit(partial(init_state, x.method, x.tx), out_shardings=state_shardings(x))
+    init = jax.jit(partial(init_state, x.task, x.tx), out_shardings=state_shardings(x))
     return init(jax.random.key(x.config.seed))
 
 
@@ -170,20 +205,27 @@ def state_shardings(x: Experiment) -> TrainState:
     """How the state lies on the mesh.
 
     Raises:
-      InputError: the queue is to be split and cannot be.
+      InputError: an array is to be split by rows and cannot be.
     """
-    return meshes.state_shardings(x.mesh, _state_shapes(x), x.config.mesh.shard_queue)
+    layout = TrainState(
+        step=meshes.WHOLE,
+        skipped=meshes.WHOLE,
+        params=meshes.PARAMETERS,
+        opt_state=meshes.PARAMETERS,
+        method_state=x.task.layout,
+    )
+    return meshes.state_shardings(x.mesh, _state_shapes(x), layout)
 
 
 def _state_shapes(x: Experiment) -> TrainState:
-    return jax.eval_shape(partial(init_state, x.method, x.tx), jax.random.key(0))
+    return jax.eval_shape(partial(init_state, x.task, x.tx), jax.random.key(0))
 
 
 def train_batches(x: Experiment, start: int) -> pipeline.Prefetcher:
     """Training batches on the mesh from position `start` on."""
     source, c = x.data.train, x.config
     return pipeline.train_batches(
-        source, c.data, c.seed, start, views=len(views_of(c)), **_transfer(x, source)
+        source, c.data, c.seed, start, views=x.task.views, **_transfer(x, source)
     )
 
 
@@ -196,85 +238,19 @@ def _transfer(x: Experiment, source: Source) -> dict[str, Any]:
     return transfer.options(source, meshes.batched(x.mesh), x.config.data.resident_gb)
 
 
-def make_monitor(x: Experiment) -> KnnMonitor:
-    """The kNN monitor of the experiment's data."""
-    return KnnMonitor(x.config.knn, x.data, partial(eval_batches, x), x.mesh)
-
-
 def make_encode(
     x: Experiment, features: str | None = None
-) -> Callable[[TrainState, dict[str, jax.Array]], jax.Array]:
+) -> Callable[[TrainState, dict[str, Any]], jax.Array]:
     """The jitted function from state and evaluation batch to features; None: `knn.features`."""
     which = FEATURES.index(features or x.config.knn.features)
 
-    def encode(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
-        return x.method.encode(state.params, state.method_state, eval_images(x, batch))[which]
+    def encode(state: TrainState, batch: dict[str, Any]) -> jax.Array:
+        return x.task.encode(state.params, state.method_state, eval_images(x, batch))[which]
 
     return jax.jit(meshes.inside(x.mesh, encode))
 
 
-def eval_images(x: Experiment, batch: dict[str, jax.Array]) -> jax.Array:
+def eval_images(x: Experiment, batch: dict[str, Any]) -> jax.Array:
     """What evaluation sees of a batch: (B, S, S, C) float32, normalized."""
-    d, cropped = x.config.data, x.data.train.image_shape is None
-    return augment.eval_view(batch, d.image_size, d.eval_crop_share, x.mean, x.std, cropped=cropped)
-
-
-def make_accuracy(x: Experiment) -> Callable[..., Accuracy]:
-    """The function (state, source, limit=0) -> the accuracy of each head.
-
-    The source has images, or their features already.
-    """
-
-    def predict(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
-        features = batch["image"]
-        if extraction.ndim > 2:
-            images = eval_images(x, batch)
-            features, _ = x.method.encode(state.params, state.method_state, images)
-        return x.method.classify(state.params, state.method_state, features)
-
-    predict = jax.jit(meshes.inside(x.mesh, predict))
-
-    def measure(state: TrainState, source: Source, limit: int = 0) -> Accuracy:
-        return accuracy(partial(predict, state), eval_batches(x, source, limit))
-
-    return measure
-
-
-def make_pixels(x: Experiment) -> Callable[[dict[str, jax.Array]], jax.Array]:
-    """The jitted function from evaluation batch to raw pixels."""
-    return extraction.make_pixels(x.data.train, x.config.data)
-
-
-def describe(x: Experiment) -> None:
-    """Logs devices, data, recipe, parameters and optimizer masks."""
-    c, devices = x.config, x.mesh.devices.ravel()
-    log.info("Backend %s: %d x %s", devices[0].platform, len(devices), devices[0].device_kind)
-    train, test = x.data
-    log.info("Data: %s, %d training images of %d channel(s)%s%s", train.name, len(train),
-             train.channels, ", labelled" if train.labelled else "",
-             f", {len(test)} test images" if test else "")  # fmt: skip
-    log.info(
-        "Recipe: %s (%s), %s, %s, batch %d over all devices, learning rate %g (%g x %d / 256), "
-        "seed %d",
-        c.method.name, x.method.recipe, c.model.name, c.optim.name, c.data.batch_size,
-        c.optim.base_lr * c.data.batch_size / 256, c.optim.base_lr, c.data.batch_size, c.seed,
-    )  # fmt: skip
-    for number, view in enumerate(views_of(c), 1):
-        skipped = augment.skipped_operations(view, train.channels)
-        if skipped:
-            log.info(
-                "View %d: no %s: no meaning on images of %d channel(s)",
-                number, ", ".join(skipped), train.channels,
-            )  # fmt: skip
-    params, _ = jax.eval_shape(x.method.init, jax.random.key(0))
-    table = parameter_overview.get_parameter_overview(params, include_stats=False)
-    log.info("Parameters of the online network:\n%s", table)
-    if x.method.heads:
-        log.info("Trained: a classifier with %d heads, each like this one:", len(x.method.heads))
-        params = one_head(params)
-    for line in describe_optimizer(c.optim, params, x.method.layers):
-        log.info("%s", line)
-    log.info(
-        "%d steps: %g epochs of %.1f steps; chance loss %.3f",
-        x.steps, c.epochs, x.steps_per_epoch, x.method.chance_loss,
-    )  # fmt: skip
+    d = x.config.data
+    return augment.eval_view(batch, d.image_size, d.eval_crop_share, x.mean, x.std)

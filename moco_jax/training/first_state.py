@@ -59,7 +59,8 @@ def first_state(x: Experiment, workdir: pathlib.Path) -> TrainState:
     wanted = named(like)
     contents = _fit_position(_read(x.config), x.config)
     taken = _networks(_backbone(contents) if part == "backbone" else contents, wanted)
-    if part == "all" and contents.method == x.config.method.name and contents.holds("optimizer/"):
+    same = x.config.protocol == "pretraining" and contents.method == x.config.method.name
+    if part == "all" and same and contents.holds("optimizer/"):
         step = _step(contents, x)
         taken |= _optimizer(contents, wanted, x.config, step)
         if jax.process_index() == 0:

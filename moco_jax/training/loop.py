@@ -22,19 +22,22 @@ from moco_jax.cluster.lifeline import Line
 from moco_jax.cluster.stop import stop_requested
 from moco_jax.config import ConfigDict, refuse_changes
 from moco_jax.errors import EXIT_RESTART, InputError, TrainingDivergedError
+from moco_jax.evals import make_watches
+from moco_jax.evals.classification import TITLES, describe_result
+from moco_jax.evals.evaluation import Context
+from moco_jax.training.context import make_context
+from moco_jax.training.description import describe
 from moco_jax.training.experiment import (
     Experiment,
     abstract_state,
     build,
-    describe,
-    make_encode,
     make_step,
     recorded,
     train_batches,
 )
+from moco_jax.training.features_once import with_features
 from moco_jax.training.first_state import first_state
 from moco_jax.training.step import TrainState
-from moco_jax.training.watch import TITLES, describe_result, make_watches, with_features
 
 log = logging.getLogger(__name__)
 
@@ -73,22 +76,24 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
         writing = jax.process_index() == 0
         if writing:
             (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-        encode = make_encode(x)
         with (
             metric_files.reporter(path, start, x.steps, config.log.tensorboard, writing) as report,
             stop_requested(line) as stop,
         ):
             try:
                 on = with_features(x, state, path)
-                state, finished = _loop(on, state, start, path, checkpoints, encode, report, stop)
+                there = make_context(on, path)
+                state, finished = _loop(on, there, state, start, checkpoints, report, stop)
             except TrainingDivergedError as error:
-                reports.conclude(path, x, "diverged", message=str(error))
+                reports.conclude(make_context(x, path), "diverged", message=str(error))
                 raise
+    context = make_context(x, path)
     if not finished:
-        reports.conclude(path, x, "stopped")
+        reports.conclude(context, "stopped")
         log.warning("Stopped; the same command resumes.")
         return EXIT_RESTART
-    reports.conclude(path, x, "complete", partial(encode, state))
+    encode = partial(context.encode(config.knn.features), state)
+    reports.conclude(context, "complete", encode)
     if not writing:
         return 0
     log.info("%s", summary(path))
@@ -109,16 +114,15 @@ def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
 
 def _loop(
     x: Experiment,
+    context: Context,
     state: TrainState,
     start: int,
-    path: pathlib.Path,
     checkpoints: Checkpoints,
-    encode: Callable[[TrainState, dict[str, jax.Array]], jax.Array],
     report: Callable[[dict[str, Any]], None],
     stop: Callable[[int], bool],
 ) -> tuple[TrainState, bool]:
     """Steps `start` + 1 to the last; the state, and False when a signal ended them early."""
-    c, watches = x.config, make_watches(x, path, encode)
+    c, watches = x.config, make_watches(context, x.steps_per_epoch)
     if start == 0:
         row = {"step": 0, "epoch": 0.0}
         for watch in watches:
@@ -136,7 +140,7 @@ def _loop(
             row = {}
             if last or stopping or position % c.log.every_steps == 0:
                 row = interval.row(c.data.batch_size)
-                row["loss_chance"] = x.method.chance_loss
+                row["loss_chance"] = x.task.chance_loss
             if due := [watch for watch in watches if last or watch.is_due(position)]:
                 jax.block_until_ready(state)
                 with interval.pause():

@@ -1,14 +1,14 @@
 """The training step: one pure function from (TrainState, batch) to (TrainState, metrics)."""
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial, reduce
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from moco_jax.methods.base import Method
+from moco_jax.methods.method import Batch, Rows
 
 Tree = Any
 
@@ -37,45 +37,54 @@ class TrainState(NamedTuple):
         return self.step + self.skipped[0]
 
 
-def init_state(method: Method, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
+class Task(Protocol):
+    """What the loop trains, a `Method` or a protocol's: these of its attributes are read here."""
+
+    init: Callable[[jax.Array], tuple[Tree, Tree]]
+    loss: Callable[[Tree, Tree, Batch, jax.Array, jax.Array], tuple[jax.Array, tuple[Tree, dict]]]
+    layers: tuple[str, ...]
+    after_update: Callable[[TrainState, TrainState], TrainState]
+
+
+def init_state(task: Task, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """The state before the first step, a function of `key` alone."""
-    params, method_state = method.init(key)
+    params, method_state = task.init(key)
     zeros = jnp.zeros((3,), jnp.int32)
     return TrainState(zeros[0], zeros[1:], params, tx.init(params), method_state)
 
 
 def at(tree: Tree, path: str) -> Tree:
     """The part of a tree of dicts under a '/'-joined path, e.g. 'backbone/conv1'."""
-    return functools.reduce(lambda part, name: part[name], path.split("/"), tree)
+    return reduce(lambda part, name: part[name], path.split("/"), tree)
 
 
 def make_train_step(
-    method: Method,
+    task: Task,
     tx: optax.GradientTransformation,
     learning_rate: optax.Schedule,
     frozen: Tree,
     seed: int,
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the step; the caller jits it and donates the state.
 
     A step whose loss or gradient is not finite leaves the state as it was, momentum encoder,
     queue and BatchNorm statistics included, and only counts itself in `skipped`.
 
     Args:
-      method: gives the loss.
+      task: gives the loss.
       tx: the optimizer, learning rate included.
       learning_rate: the schedule inside `tx`, to be logged.
       frozen: tree of bool over the parameters; their gradient is not even computed.
       seed: of what is random in the step beyond the views.
     """
-    trained = [path for path in method.layers if not all(jax.tree.leaves(at(frozen, path)))]
+    trained = [path for path in task.layers if not all(jax.tree.leaves(at(frozen, path)))]
 
-    def train_step(state: TrainState, batch: dict[str, jax.Array]):
+    def train_step(state: TrainState, batch: Batch):
         key = jax.random.fold_in(jax.random.key(seed), state.position)
 
         def loss_fn(params: Tree):
             params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
-            return method.loss(params, state.method_state, batch, key, state.step)
+            return task.loss(params, state.method_state, batch, key, state.step)
 
         (loss, (method_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params
@@ -89,9 +98,10 @@ def make_train_step(
             opt_state=opt_state,
             method_state=method_state,
         )
+        done = task.after_update(state, done)
         held = state._replace(skipped=state.skipped + 1)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        new_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), done, held)
+        new_state = jax.tree.map(partial(_choose, finite), held, done)
         metrics = {
             "loss": loss,
             "learning_rate": learning_rate(state.step),
@@ -104,3 +114,12 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def _choose(finite: jax.Array, before: jax.Array, after: jax.Array | Rows) -> jax.Array:
+    """An array of the new state: as the step leaves it, or as it was."""
+    if not isinstance(after, Rows):
+        return jnp.where(finite, after, before)
+    # What was there is written again: a choice between two whole arrays would copy one.
+    values = jnp.where(finite, after.values, before[after.index])
+    return before.at[after.index].set(values, mode="drop", unique_indices=True)

@@ -18,7 +18,7 @@ from moco_jax import convert
 from moco_jax.convert import topickle, torchfile
 from moco_jax.convert.position import interpolate
 from moco_jax.errors import CheckpointError
-from moco_jax.methods.base import make_networks
+from moco_jax.methods.networks import make_networks
 from tests.parity import torch_moco as tm
 from tests.parity.test_convert_models import assert_same, features
 from tests.parity.torch_weights import nchw, randomize, relative_error
@@ -367,7 +367,7 @@ def _workdir(tmp_path):
     """A checkpoint of a small MoCo v2, as a run saves it."""
     from moco_jax import config
     from moco_jax.checkpoint import Checkpoints
-    from moco_jax.methods import make_method
+    from moco_jax.methods import Facts, make_method
     from moco_jax.optim import make_optimizer
     from moco_jax.training.step import init_state
 
@@ -376,7 +376,7 @@ def _workdir(tmp_path):
     c.data.update(batch_size=8, image_size=64)
     c.method.update(queue_size=24, bn_group_size=4)
     c.method.projector.update(out=16, hidden=0)
-    method = make_method(c, (64, 64, 3), None, 10)
+    method = make_method(c, Facts(1000, 0, (64, 64, 3), 10, 5.0))
     params, _ = jax.eval_shape(method.init, jax.random.key(0))
     tx = make_optimizer(c.optim, params, lambda step: 0.1)
     state = jax.jit(lambda key: init_state(method, tx, key))(jax.random.key(0))

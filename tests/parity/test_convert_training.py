@@ -23,7 +23,8 @@ from moco_jax import config, convert, mesh
 from moco_jax.checkpoint import Checkpoints, named
 from moco_jax.config import as_json
 from moco_jax.convert.formats.ours import optimizer_leaf
-from moco_jax.methods import make_method
+from moco_jax.methods import Facts, make_method
+from moco_jax.methods.method import Batch
 from moco_jax.optim import make_optimizer, make_schedule, parameter_groups
 from moco_jax.training.experiment import Experiment
 from moco_jax.training.first_state import first_state
@@ -147,23 +148,25 @@ def experiment_on(c, path):
     def views(batch, view):
         return batch["views"][:, view]
 
-    method = make_method(c, (SIZE, SIZE, 3), views, steps)
+    facts = Facts(BATCH * STEPS_PER_EPOCH, 0, (SIZE, SIZE, 3), steps, STEPS_PER_EPOCH)
+    method = make_method(c, facts)
     schedule = make_schedule(c.optim, BATCH, steps, STEPS_PER_EPOCH)
     params, _ = jax.eval_shape(method.init, jax.random.key(0))
     frozen = jax.tree.map(lambda group: group == "frozen", parameter_groups(c.optim, params))
     tx = make_optimizer(c.optim, params, schedule)
     devices = mesh.make_mesh(jax.devices()[:1])
     return Experiment(
-        c, devices, None, (), (), method, tx, schedule, frozen, steps, STEPS_PER_EPOCH
+        c, devices, None, None, (), (), views, method, tx, schedule, frozen, steps, STEPS_PER_EPOCH
     )
 
 
 def our_step(x):
-    step = jax.jit(make_train_step(x.method, x.tx, x.schedule, x.frozen, x.config.seed))
+    step = jax.jit(make_train_step(x.task, x.tx, x.schedule, x.frozen, x.config.seed))
 
     def run(state, number):
         views = jnp.asarray(np.moveaxis(images(number), 0, 1))
-        return step(state, {"views": views, "index": jnp.arange(BATCH, dtype=jnp.int32)})
+        entries = {"views": views, "index": jnp.arange(BATCH, dtype=jnp.int32)}
+        return step(state, Batch(entries, x.augment))
 
     return run
 

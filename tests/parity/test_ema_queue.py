@@ -1,6 +1,7 @@
 """The momentum encoder against float64 NumPy, and the queue against a deque."""
 
 from collections import deque
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from moco_jax.ops.ema import ema_update, make_ema_schedule
-from moco_jax.ops.queue import enqueue
+from moco_jax.ops.queue import newest
 
 pytestmark = pytest.mark.parity
 STEPS = 40
@@ -41,7 +42,12 @@ def test_queue_is_first_in_first_out(size, batch):
     rng = np.random.default_rng(size)
     queue, ptr = jnp.array(rng.normal(size=(size, 3)), jnp.float32), jnp.int32(0)
     expected = deque(np.asarray(queue), maxlen=size)
-    push = jax.jit(enqueue, donate_argnums=(0, 1))
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def push(queue, ptr, keys):
+        rows, keys, ptr = newest(size, ptr, keys)
+        return queue.at[rows].set(keys, unique_indices=True), ptr
+
     for _ in range(30):
         keys = rng.normal(size=(batch, 3)).astype(np.float32)
         queue, ptr = push(queue, ptr, keys)

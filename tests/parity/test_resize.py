@@ -67,7 +67,7 @@ def test_crop_resize_of_a_large_image_is_pils():
 def test_evaluation_is_resize_then_central_crop():
     """Short side to 256, central 224; the outermost pixels may lean on what the box leaves out."""
     pixels = np.random.default_rng(1).integers(0, 256, (1, 320, 480, 3), np.uint8)
-    ours = eval_view({"image": pixels}, 224, 0.875, (0, 0, 0), (1, 1, 1), cropped=False)
+    ours = eval_view({"image": pixels}, 224, 0.875, (0, 0, 0), (1, 1, 1))
     image = to_torch(pixels[0].astype(np.float32) / 255)
     theirs = functional.center_crop(functional.resize(image, [256], antialias=True), [224, 224])
     inside = np.s_[:, 1:-1, 1:-1]

@@ -19,7 +19,7 @@ from torch import nn
 
 from moco_jax import config, convert
 from moco_jax.checkpoint import named
-from moco_jax.methods.base import Method
+from moco_jax.methods.method import Batch, Facts
 from moco_jax.ops import mix as mixing
 from moco_jax.ops.losses import smooth_one_hot
 from moco_jax.optim import make_heads_optimizer, make_optimizer, make_schedule, parameter_groups
@@ -46,25 +46,29 @@ def data():
 def probe(rates, batch_norm=False, schedule="step"):
     """Method, optimizer and schedule of a probe on features of F numbers."""
     c = config.default()
-    c.method.update(name="supervised", bn_group_size=0)
+    c.protocol, c.method.bn_group_size = "supervised", 0
     c.model.name = "pixels"
     c.data.batch_size = 256  # of which the rate is told
     c.optim.update(base_lr=rates[0], weight_decay=0.0, schedule=schedule, step_epochs=(6.0, 8.0))
     c.supervised.update(augment=False, lrs=rates[1:], batch_norm=batch_norm)
-    method = supervised.make(c, (2, 2, F // 4), lambda batch, _: batch["image"], STEPS, K)
+    method = supervised.make(c, Facts(N, K, (2, 2, F // 4), STEPS, STEPS / 10))
     shape = make_schedule(c.optim, c.data.batch_size, STEPS, STEPS / 10)
     params, _ = jax.eval_shape(method.init, jax.random.key(0))
     return method, make_heads_optimizer(c.optim, params, shape, method.heads), shape
 
 
-def train(data, method: Method, tx, schedule):
+def whole(entries, which):
+    return entries["image"]
+
+
+def train(data, method, tx, schedule):
     features, labels, rows = data
     state = init_state(method, tx, jax.random.key(0))
     first = jax.tree.map(np.asarray, state.params["classifier"])
     frozen = {"backbone": {}, "classifier": {"kernel": False, "bias": False}}
     step = jax.jit(make_train_step(method, tx, schedule, frozen, seed=0))
     for row in rows:
-        state, _ = step(state, {"image": features[row], "label": labels[row]})
+        state, _ = step(state, Batch({"features": features[row], "label": labels[row]}, None))
     return first, state
 
 
@@ -121,7 +125,7 @@ def test_a_swept_head_is_the_same_head_trained_alone(data, head):
 
 def finetuning(vit_depth=2, width=48, heads=4, size=32, patch=8):
     c = config.default()
-    c.method.update(name="supervised", bn_group_size=0)
+    c.protocol, c.method.bn_group_size = "supervised", 0
     c.model.name = "vit_tiny"
     c.model.vit.update(
         patch=patch, width=width, depth=vit_depth, heads=heads, position="learned", pool="cls"
@@ -150,7 +154,7 @@ def test_a_step_of_fine_tuning_is_timms(cut, monkeypatch):
     mix = mixing.Mix(jnp.float32(1 - 120 / size**2 if cut else 0.3), box)
     monkeypatch.setattr(supervised, "sample_mix", lambda *_: mix)
 
-    method = supervised.make(c, (size, size, 3), lambda batch, _: batch["image"], 10, classes)
+    method = supervised.make(c, Facts(8, classes, (size, size, 3), 10, 1.0))
     schedule = lambda step: jnp.float32(1e-4)  # noqa: E731
     shapes, _ = jax.eval_shape(method.init, jax.random.key(0))
     tx = make_optimizer(c.optim, shapes, schedule, method.layers)
@@ -160,7 +164,7 @@ def test_a_step_of_fine_tuning_is_timms(cut, monkeypatch):
     groups = parameter_groups(c.optim, params)
     state = state._replace(params=jax.tree.map(jnp.asarray, params))
     step = make_train_step(method, tx, schedule, jax.tree.map(lambda _: False, params), 0)
-    state, row = jax.jit(step)(state, {"image": images, "label": labels})
+    state, row = jax.jit(step)(state, Batch({"image": images, "label": labels}, whole))
 
     excluded = {*model.no_weight_decay()}
     named_parameters = dict(model.named_parameters())

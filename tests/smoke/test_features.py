@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from moco_jax import results
 from moco_jax.commands import features, knn
 from moco_jax.evals import featurefile
 from moco_jax.evals.extraction import extract
+from moco_jax.evals.knn_accuracy import KnnMonitor
 from moco_jax.training import experiment
 from tests.tiny import tiny_config, write_npz
 from tests.workdir import write_workdir
@@ -167,7 +169,7 @@ def test_knn_with_its_floors(run, capsys):
     pairs = [(r["settings"]["k"], r["settings"]["temperature"]) for r in saved[:4]]
     assert pairs == [(5, 0.07), (5, 1.0), (80, 0.07), (80, 1.0)]
     assert {r["examples"] for r in saved} == {21}
-    monitor = experiment.make_monitor(x)
+    monitor = KnnMonitor(x.config.knn, x.data, partial(experiment.eval_batches, x), x.mesh)
     encode = experiment.make_encode(x)
     watched = monitor.measure("top1", lambda batch: encode(state, batch))
     assert saved[0]["metrics"] == watched

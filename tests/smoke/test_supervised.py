@@ -13,8 +13,11 @@ from PIL import Image
 
 from moco_jax import checkpoint, convert, metrics, results
 from moco_jax.errors import CheckpointError
+from moco_jax.evals import make_watches
 from moco_jax.protocols.supervised import describe_head
-from moco_jax.training import experiment, loop, watch
+from moco_jax.training import experiment, loop
+from moco_jax.training.context import make_context
+from moco_jax.training.features_once import with_features
 from moco_jax.training.first_state import first_state
 from tests.conftest import CACHE
 from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
@@ -103,8 +106,8 @@ def test_the_accuracy_is_that_of_the_converted_head(probed):
     with experiment.eval_batches(x, x.data.test) as batches:
         batch = next(batches)
     images = experiment.eval_images(x, batch)
-    features, _ = jax.jit(x.method.encode)(state.params, state.method_state, images)
-    logits = x.method.classify(state.params, state.method_state, features)[head]
+    features, _ = jax.jit(x.task.encode)(state.params, state.method_state, images)
+    logits = x.task.classify(state.params, state.method_state, features)[head]
     np.testing.assert_allclose(np.asarray(features) @ kernel + bias, logits, rtol=1e-4, atol=1e-4)
     convert.write(workdir.parent / "probe.pth.tar", contents, "lincls")
     back = convert.read(workdir.parent / "probe.pth.tar").leaves
@@ -146,7 +149,7 @@ def test_features_of_another_network_are_made_anew(trained, tmp_path):
         c.init = name
         x = experiment.build(c)
         state = first_state(x, tmp_path)
-        found = watch.with_features(x, state, tmp_path)
+        found = with_features(x, state, tmp_path)
         assert found.data.train.images.shape == (64, 16)
         assert found.held_out.images.shape == (16, 16)
         np.testing.assert_array_equal(found.data.train.labels, x.data.train.labels)
@@ -157,7 +160,7 @@ def test_a_backbone_that_changes_is_an_error(trained, tmp_path, monkeypatch):
     source, init = trained
     c = sweep(source, init)
     x = experiment.build(c)
-    _, check, _ = watch.make_watches(x, tmp_path, None)
+    _, check, _ = make_watches(make_context(x, tmp_path), x.steps_per_epoch)
     state = first_state(x, tmp_path)
     check.measure(state, 0)
     check.measure(state, x.steps)
@@ -194,7 +197,7 @@ def test_fine_tuning_on_encoded_images_with_few_labels(tmp_path):
     x = experiment.build(c)
     assert len(x.data.train) == 20
     with experiment.train_batches(x, 0) as batches:
-        assert next(batches)["image"].shape == (16, 1, 12, 12, 3)
+        assert [crop.shape for crop in next(batches)["crops"]] == [(16, 12, 12, 3)]
     assert loop.run(c, tmp_path / "run") == 0
     (record,) = results.read(tmp_path / "run")
     assert (record["evaluation"], record["examples"]) == ("finetune", 10)
@@ -276,7 +279,7 @@ class TestBadInput:
     def test_slices_of_a_batch(self, trained):
         c = probe_config(trained[0])
         c.accumulate = 2
-        self.check(c, "accumulate=2: expected 1 with method.name='supervised'")
+        self.check(c, "accumulate=2: expected 1 with protocol='supervised'")
 
     def test_pixels_cannot_be_fine_tuned(self, trained):
         c = finetune_config(trained[0])

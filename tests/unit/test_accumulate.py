@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from moco_jax import mesh
+from moco_jax.methods.method import Batch
 from moco_jax.training import experiment
 from tests.hlo import collectives, in_loops
 from tests.tiny import tiny_config, write_npz
@@ -29,8 +30,10 @@ def build(name, source, accumulate):
 def losses_and_gradients(x, batch):
     """Loss, new method state and gradients, of the fresh state."""
 
+    entries = Batch(batch, x.augment)
+
     def loss(params, state):
-        return x.method.loss(params, state.method_state, batch, jax.random.key(5), state.step)
+        return x.task.loss(params, state.method_state, entries, jax.random.key(5), state.step)
 
     state = experiment.fresh_state(x)
     f = jax.jit(mesh.inside(x.mesh, jax.value_and_grad(loss, has_aux=True)))

@@ -165,10 +165,10 @@ def test_center_box():
 
 
 def make_batch(channels=3, cropped=False, size=16):
-    shape = (BATCH, 2, SIZE, SIZE, channels) if cropped else (BATCH, size, size + 3, channels)
+    shape = (2, BATCH, SIZE, SIZE, channels) if cropped else (BATCH, size, size + 3, channels)
     image = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
     return {
-        "image": jnp.asarray(image),
+        **({"crops": tuple(map(jnp.asarray, image))} if cropped else {"image": jnp.asarray(image)}),
         "epoch": jnp.array([0, 0, 0, 0, 0, 1, 1, 1], jnp.int32),
         "index": jnp.array([7, 3, 5, 0, 2, 7, 3, 1], jnp.int32),
     }
@@ -233,16 +233,16 @@ def test_views_of_any_channels(channels, cropped):
 def test_without_operations_the_right_view_is_only_normalized():
     batch, views = make_batch(cropped=True), make(view(order=()))
     for which in (0, 1):
-        expected = (np.asarray(batch["image"][:, which], np.float32) / 255 - 0.5) / 0.25
+        expected = (np.asarray(batch["crops"][which], np.float32) / 255 - 0.5) / 0.25
         np.testing.assert_allclose(views(batch, which), expected, atol=1e-6)
 
 
 def test_each_view_has_its_own_recipe():
     batch, recipes = make_batch(cropped=True), (view(order=("flip",), flip_p=1.0), view(order=()))
     views = augment.make_views(recipes, SIZE, (0.0,) * 3, (1.0,) * 3, 0)
-    pixels = np.asarray(batch["image"], np.float32) / 255
-    np.testing.assert_allclose(views(batch, 0), pixels[:, 0, :, ::-1], atol=1e-6)
-    np.testing.assert_allclose(views(batch, 1), pixels[:, 1], atol=1e-6)
+    first, second = (np.asarray(crop, np.float32) / 255 for crop in batch["crops"])
+    np.testing.assert_allclose(views(batch, 0), first[:, :, ::-1], atol=1e-6)
+    np.testing.assert_allclose(views(batch, 1), second, atol=1e-6)
 
 
 def test_operations_that_are_not_drawn_are_exactly_the_identity():
@@ -255,9 +255,7 @@ def test_operations_that_are_not_drawn_are_exactly_the_identity():
 def test_solarize_inverts_from_the_threshold_on():
     """128 / 255 counts as 128, whichever way the division is rounded."""
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    batch = {
-        "image": jnp.asarray(np.broadcast_to(levels[None, None, ..., None], (1, 2, 16, 16, 1)))
-    }
+    batch = {"crops": (jnp.asarray(levels[None, ..., None]),) * 2}
     batch |= {"epoch": jnp.zeros(1, jnp.int32), "index": jnp.zeros(1, jnp.int32)}
     recipe = view(order=("solarize",), solarize_p=1.0)
     views = augment.make_views((recipe, recipe), 16, (0.0,), (1.0,), 0)
@@ -270,14 +268,14 @@ def test_solarize_inverts_from_the_threshold_on():
 
 
 def test_eval_view():
-    pixels = make_batch(cropped=True)["image"][:, 0]
+    pixels = make_batch(cropped=True)["crops"][0]
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     expected = (np.asarray(pixels, np.float32) / 255 - np.float32(mean)) / np.float32(std)
-    batch = {"image": pixels}
-    for cropped, share in ((True, 0.875), (False, 1.0)):
-        ours = augment.eval_view(batch, SIZE, share, mean, std, cropped=cropped)
+    whole = {"image": pixels}
+    for batch, share in (({"crops": (pixels,)}, 0.875), (whole, 1.0)):
+        ours = augment.eval_view(batch, SIZE, share, mean, std)
         np.testing.assert_allclose(ours, expected, atol=1e-6)
-    centre = augment.eval_view(batch, 6, 0.5, mean, std, cropped=False)
+    centre = augment.eval_view(whole, 6, 0.5, mean, std)
     np.testing.assert_allclose(centre, expected[:, 3:9, 3:9], atol=1e-6)
 
 
@@ -319,9 +317,9 @@ def test_images_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="images of 3 channels, but mean"):
         make(channels=1)(batch, 0)
     with pytest.raises(ValueError, match="float32, expected uint8"):
-        make()(batch | {"image": batch["image"].astype(jnp.float32)}, 0)
+        make()(batch | {"crops": tuple(x.astype(jnp.float32) for x in batch["crops"])}, 0)
     with pytest.raises(ValueError, match="12 x 12, expected 8 x 8"):
         augment.make_views((view(), view()), 8, (0.5,) * 3, (0.5,) * 3, 0)(batch, 0)
-    eval_batch = {"image": batch["image"][:, 0]}
+    eval_batch = {"crops": batch["crops"][:1]}
     with pytest.raises(ValueError, match="12 x 12, expected 8 x 8"):
-        augment.eval_view(eval_batch, 8, 1.0, (0.5,) * 3, (0.5,) * 3, cropped=True)
+        augment.eval_view(eval_batch, 8, 1.0, (0.5,) * 3, (0.5,) * 3)

@@ -24,7 +24,7 @@ def compiled(method, source, **options):
     c.mesh.update(options)
     x = experiment.build(c)
     numbers = dict.fromkeys(("index", "epoch", "label"), jax.ShapeDtypeStruct((BATCH,), jnp.int32))
-    batch = {"image": jax.ShapeDtypeStruct((BATCH, 2, SIZE, SIZE, 1), jnp.uint8)} | numbers
+    batch = {"crops": (jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 1), jnp.uint8),) * 2} | numbers
     return x, experiment.make_step(x).lower(experiment.abstract_state(x), batch).compile()
 
 
@@ -48,14 +48,14 @@ def source(tmp_path):
 
 @pytest.mark.parametrize("method", ["v1", "v2"])
 def test_batch_norm_in_groups_sends_nothing(method, source):
-    """What is sent: gradients, two sums for the metric, keys once, and the crops as uint8."""
+    """What is sent: gradients, two sums for the metric, keys once, and the key view's crops."""
     x, step = compiled(method, source)
     state = experiment.abstract_state(x)
     metric = 2 * 4 * FEATURES  # mean and variance of the features
     assert moved(step) == {
         ("all-reduce", "f32"): sizes(state.params) + metric,
         ("all-gather", "f32"): 4 * BATCH * FEATURES,
-        ("all-gather", "u8"): 2 * IMAGES,
+        ("all-gather", "u8"): IMAGES,
         ("all-gather", "s32"): 2 * 4 * BATCH,  # epoch and index
     }
     for stats in (state.method_state["stats"], state.method_state["target"]["stats"]):

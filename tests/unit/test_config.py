@@ -58,7 +58,7 @@ def test_builds(args, tmp_path):
     x = experiment.build(c)
     state = experiment.abstract_state(x)
     frozen = [f for f in jax.tree.leaves(x.frozen) if f]
-    if x.method.heads:
+    if getattr(x.task, "heads", ()):
         assert len(frozen) == len(jax.tree.leaves(x.frozen)) - 2 > 20
     else:
         assert len(frozen) == (2 if c.optim.freeze else 0)
@@ -255,7 +255,7 @@ def test_linear_probe_of_v3(variant, base):
 @pytest.mark.parametrize("variant", linear.PRETRAINING)
 def test_what_all_linear_probes_share(variant):
     c = get("linear", variant)
-    assert (c.method.name, c.supervised.train_backbone, c.init_part) == (
+    assert (c.protocol, c.supervised.train_backbone, c.init_part) == (
         "supervised",
         False,
         "backbone",

@@ -10,7 +10,7 @@ from moco_jax import convert, mesh
 from moco_jax.checkpoint import Checkpoints, named
 from moco_jax.convert.formats.ours import IMPORTED, optimizer_leaf, spread
 from moco_jax.errors import CheckpointError
-from moco_jax.methods import make_method
+from moco_jax.methods import Facts, make_method
 from moco_jax.optim import make_optimizer, make_schedule
 from moco_jax.training import experiment, loop
 from moco_jax.training.first_state import first_state
@@ -26,13 +26,13 @@ def experiment_of(c, path, **options):
     c.epochs = 10.0
     c.update(options)
     shape = (c.data.image_size, c.data.image_size, 3)
-    method = make_method(c, shape, None, 40)
+    method = make_method(c, Facts(1000, 0, shape, 40, STEPS_PER_EPOCH))
     schedule = make_schedule(c.optim, c.data.batch_size, 40, STEPS_PER_EPOCH)
     params, _ = jax.eval_shape(method.init, jax.random.key(0))
     tx = make_optimizer(c.optim, params, schedule)
     devices = mesh.make_mesh(jax.devices()[:1])
     return experiment.Experiment(
-        c, devices, None, (), (), method, tx, schedule, None, 40, STEPS_PER_EPOCH
+        c, devices, None, None, (), (), None, method, tx, schedule, None, 40, STEPS_PER_EPOCH
     )
 
 

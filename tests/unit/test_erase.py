@@ -56,7 +56,7 @@ def test_erased_pixels_are_standard_normal_once_normalized(channels):
     recipe = view(order=("erase",), erase_p=1.0, erase_area=(0.5, 0.5), erase_ratio=(1.0, 1.0))
     mean, std = (0.4, 0.1, 0.7)[:channels], (0.2, 0.05, 0.5)[:channels]
     views = augment.make_views((recipe, recipe), 32, mean, std, 0)
-    batch = {"image": jnp.full((16, 2, 32, 32, channels), 255, jnp.uint8)}
+    batch = {"crops": (jnp.full((16, 32, 32, channels), 255, jnp.uint8),) * 2}
     batch |= dict.fromkeys(("epoch", "index"), jnp.arange(16))
     result = np.asarray(jax.jit(views, static_argnums=1)(batch, 0))
     untouched = (1 - np.float32(mean)) / np.float32(std)

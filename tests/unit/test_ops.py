@@ -20,7 +20,7 @@ from moco_jax.ops.losses import (
     info_nce,
     l2_normalize,
 )
-from moco_jax.ops.queue import enqueue, init_queue
+from moco_jax.ops.queue import init_queue, newest
 
 normalize = jax.jit(l2_normalize)
 nce = jax.jit(info_nce)
@@ -132,6 +132,11 @@ def test_init_queue_holds_different_random_unit_vectors():
     np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1, rtol=1e-6)
     assert len(np.unique(queue, axis=0)) == 100
     assert not np.array_equal(queue, init(jax.random.key(1), 100, 16))
+
+
+def enqueue(queue, ptr, keys):
+    rows, keys, ptr = newest(len(queue), ptr, keys)
+    return queue.at[rows].set(keys), ptr
 
 
 def test_enqueue_wraps_around_under_jit_and_on_eight_devices():

@@ -70,8 +70,10 @@ def random_views(content, rng, regions):
 
 
 def take(batches, count=None):
+    """Batches of a stream, their crops as one array (b, V, S, S, C)."""
     with batches:
-        return list(itertools.islice(batches, count))
+        taken = list(itertools.islice(batches, count))
+    return [b | {"crops": np.stack(b["crops"], 1)} if "crops" in b else b for b in taken]
 
 
 def assert_same(batches, others):
@@ -113,10 +115,13 @@ def test_each_epoch_holds_each_image_once_in_another_order(source):
 
 
 def test_batches_have_the_contracts_form(encoded, array):
-    for source, shape in ((encoded, (12, 2, 16, 16, 3)), (array, (12, 8, 9, 1))):
+    for source, entry, shape in (
+        (encoded, "crops", (12, 2, 16, 16, 3)),
+        (array, "image", (12, 8, 9, 1)),
+    ):
         (batch,) = take(pipeline.train_batches(source, options(), seed=0), 1)
-        assert batch.keys() == {"image", "index", "epoch", "label"}
-        assert (batch["image"].shape, batch["image"].dtype) == (shape, np.uint8)
+        assert batch.keys() == {entry, "index", "epoch", "label"}
+        assert (batch[entry].shape, batch[entry].dtype) == (shape, np.uint8)
         assert {batch[key].dtype for key in ("index", "epoch", "label")} == {np.dtype(np.int32)}
         assert batch["index"].shape == batch["epoch"].shape == batch["label"].shape == (12,)
 
@@ -140,7 +145,7 @@ def test_rows_hold_the_image_and_label_of_their_index(encoded, array):
 
 def test_the_same_image_is_cropped_anew_in_each_epoch(encoded):
     batches = take(pipeline.train_batches(encoded, options(), seed=0), 7)
-    index, images = column(batches, "index"), column(batches, "image")
+    index, images = column(batches, "index"), column(batches, "crops")
     first, second = np.flatnonzero(index == index[0])[:2]
     assert np.abs(images[first].astype(int) - images[second]).mean() > 1
 
@@ -208,7 +213,7 @@ def test_a_run_goes_on_with_other_hosts_and_threads_as_it_would_have(source):
 def test_batches_that_are_kept_are_not_overwritten(encoded):
     batches = take(pipeline.train_batches(encoded, options(prefetch=1), 0), 12)
     for batch in batches[:2]:
-        for image, index, epoch in zip(batch["image"], batch["index"], batch["epoch"]):
+        for image, index, epoch in zip(batch["crops"], batch["index"], batch["epoch"]):
             content, _ = encoded.read(int(index))
             regions = [Region((0.2, 1.0), (3 / 4, 4 / 3))] * 2
             views = random_views(content, host_crop.generator(0, int(epoch), int(index)), regions)
@@ -245,9 +250,11 @@ def test_evaluation_drops_nothing_and_masks_padding(source, limit):
     np.testing.assert_array_equal(index[mask], expected)
     assert (index[~mask] == -1).all()
     assert (column(batches, "label")[~mask] == -1).all()
-    assert all(len(batch["image"]) == 16 for batch in batches)
+    assert all(len(batch["index"]) == 16 for batch in batches)
+    entry = "crops" if isinstance(source, EncodedSource) else "image"
+    assert all(len(batch[entry]) == 16 for batch in batches)
     assert len(batches) == -(-len(expected) // 16)
-    assert batches[0].keys() == {"image", "index", "label", "mask"}
+    assert batches[0].keys() == {entry, "index", "label", "mask"}
     assert mask.dtype == bool
 
 
@@ -265,9 +272,9 @@ def test_evenly_spaced_means_from_end_to_end():
 def test_evaluation_sees_the_middle_of_each_image(encoded, array):
     data = options(eval_crop_share=0.5)
     batches = take(pipeline.eval_batches(encoded, data, 5))
-    for image, index, label in zip(*(batches[0][key][:5] for key in ("image", "index", "label"))):
+    for crops, index, label in zip(*(batches[0][key][:5] for key in ("crops", "index", "label"))):
         content, expected = loader.read(encoded, int(index), 10**6)
-        np.testing.assert_array_equal(image, host_crop.center_crop(content, 16, 0.5))
+        np.testing.assert_array_equal(crops[0], host_crop.center_crop(content, 16, 0.5))
         assert label == expected
     batches = take(pipeline.eval_batches(array, data))
     mask = column(batches, "mask")
@@ -314,7 +321,7 @@ def test_a_bad_image_gives_way_to_the_next_and_is_named_once(encoded, caplog, er
         rng = host_crop.generator(0, int(row) // COUNT, int(used[row]))
         region = Region((0.2, 1.0), (3 / 4, 4 / 3))
         expected = random_views(content, rng, [region, region])
-        np.testing.assert_array_equal(column(batches, "image")[row], expected)
+        np.testing.assert_array_equal(column(batches, "crops")[row], expected)
     named = [record.getMessage() for record in caplog.records]
     assert len(named) == len(set(named)) == 3
     assert any("picture 4: " + ("gone" if error else "no kind of image") in line for line in named)

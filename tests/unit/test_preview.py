@@ -38,9 +38,9 @@ def test_the_command_writes_a_picture_and_refuses_a_bad_source(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_views_are_those_of_training_denormalized(tmp_path, channels):
     c = tiny_config("v3", write_npz(tmp_path / "images.npz", channels=channels))
-    shown = contact_sheet.views(c, 4)
-    assert shown.shape == (4, 3, 12, 12, channels)
     source = pipeline.open_data(c.data).train
+    shown = contact_sheet.views(source, c, (c.data.view1, c.data.view2), 4)
+    assert shown.shape == (4, 3, 12, 12, channels)
     mean, std = pipeline.channel_stats(source, c.data)
     with pipeline.train_batches(source, c.data, c.seed) as batches:
         batch = next(batches)
@@ -60,7 +60,8 @@ def test_encoded_images_and_fewer_than_asked_for(tmp_path):
     c.data.update(source=f"folder:{tmp_path}", image_size=32, threads=1)
     for view in (c.data.view1, c.data.view2):
         view.order = ("flip",)
-    shown = contact_sheet.views(c)
+    source = pipeline.open_data(c.data).train
+    shown = contact_sheet.views(source, c, (c.data.view1, c.data.view2))
     assert shown.shape == (3, 3, 32, 32, 3)
     order = pipeline.sample_order(c.seed, 0, 3)
     np.testing.assert_array_equal(

@@ -124,10 +124,12 @@ def test_as_an_operation_of_a_view(channels):
     recipe = view(order=("flip", "randaugment"), randaugment_p=1.0, flip_p=0.0)
     mean = (0.4, 0.5, 0.6)[:channels]
     views = augment.make_views((recipe, recipe), SIZE, mean, (1.0,) * channels, 0)
-    pixels = np.broadcast_to(
-        levels(channels=channels).astype(np.uint8), (8, 2, SIZE, SIZE, channels)
-    )
-    batch = {"image": jnp.asarray(pixels), "epoch": jnp.zeros(8, int), "index": jnp.arange(8)}
+    pixels = np.broadcast_to(levels(channels=channels).astype(np.uint8), (8, SIZE, SIZE, channels))
+    batch = {
+        "crops": (jnp.asarray(pixels),) * 2,
+        "epoch": jnp.zeros(8, int),
+        "index": jnp.arange(8),
+    }
     result = np.asarray(jax.jit(views, static_argnums=1)(batch, 0)) + np.float32(mean)
     assert result.min() > -1e-6
     assert result.max() < 1 + 1e-6

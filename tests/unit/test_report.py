@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from plotly.offline import get_plotlyjs
 from moco_jax import config, metrics, report
 from moco_jax.report import curves, featuremap, page, pictures, rundir
 from moco_jax.training import experiment
+from moco_jax.training.context import make_context
 from tests import runs
 from tests.tiny import tiny_config, write_npz
 
@@ -295,7 +297,10 @@ class TestPictures:
         c = tiny_config("v3", f"folder:{tmp_path}")
         c.data.update(batch_size=8, eval_batch_size=8, image_size=16, max_bad_share=0.5)
         x = experiment.build(c)
-        found = pictures.collect(x, lambda batch: batch["image"][:, 0, 0].astype(np.float32) + 1)
+        found = pictures.collect(
+            make_context(x, tmp_path),
+            lambda batch: batch["crops"][0][:, 0, 0].astype(np.float32) + 1,
+        )
         assert len(found["map"]) == 19
         assert sorted(found["map_index"].tolist()) == [0, *range(2, 20)]
         assert found["class_names"].tolist() == ["a", "b"]
@@ -306,7 +311,9 @@ class TestPictures:
 
     def test_without_features_leave_the_views(self, tmp_path, caplog):
         x = experiment.build(tiny_config("v3", write_npz(tmp_path / "x.npz", channels=5)))
-        found = pictures.collect(x, lambda batch: np.full((16, 3), np.nan, np.float32))
+        found = pictures.collect(
+            make_context(x, tmp_path), lambda batch: np.full((16, 3), np.nan, np.float32)
+        )
         assert found["views"].shape == (8, 3, 12, 12, 3)
         assert "map" not in found
         assert "No features in the report: NotFiniteError" in caplog.text
@@ -337,7 +344,7 @@ def test_a_report_that_fails_is_one_warning(tmp_path, caplog, monkeypatch):
     before = {p.name: p.read_bytes() for p in path.iterdir() if p.is_file()}
     monkeypatch.setattr(rundir, "facts", lambda *_: 1 / 0)
     with caplog.at_level(logging.INFO):
-        report.conclude(path, None, "complete")
+        report.conclude(SimpleNamespace(workdir=path), "complete")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "No report.html: ZeroDivisionError: division by zero" in caplog.text
     assert {p.name: p.read_bytes() for p in path.iterdir() if p.is_file()} == before
@@ -346,7 +353,7 @@ def test_a_report_that_fails_is_one_warning(tmp_path, caplog, monkeypatch):
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     path = runs.write_run(tmp_path / "run")
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    report.conclude(path, None, "stopped")
+    report.conclude(SimpleNamespace(workdir=path), "stopped")
     assert not (path / report.FILE).exists()
 
 

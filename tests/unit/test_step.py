@@ -4,7 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from moco_jax.methods.base import Method
+from moco_jax import mesh
+from moco_jax.methods.method import Batch, Method
 from moco_jax.training.step import init_state, make_train_step
 
 
@@ -18,7 +19,8 @@ def toy_method():
         value = sum(jnp.sum(leaf**2) for leaf in params["backbone"].values()) * batch["scale"]
         return value, ({"calls": state["calls"] + 1}, {})
 
-    return Method(init, loss, None, 0.0, ("backbone/first", "backbone/last"))
+    layers = ("backbone/first", "backbone/last")
+    return Method(init, loss, None, 0.0, layers, views=(), layout=mesh.WHOLE)
 
 
 def schedule(step):
@@ -32,7 +34,7 @@ def run(scales, frozen=(False, False)):
     step = make_train_step(method, tx, schedule, mask, seed=0)
     step, state, rows = jax.jit(step), init_state(method, tx, jax.random.key(0)), []
     for scale in scales:
-        state, row = step(state, {"scale": jnp.float32(scale)})
+        state, row = step(state, Batch({"scale": jnp.float32(scale)}, None))
         rows.append(row)
     return state, rows
 

@@ -24,7 +24,7 @@ from moco_jax.convert import safetensors
 from moco_jax.convert.contents import Contents, views_per_step
 from moco_jax.convert.torchfile import release
 from moco_jax.errors import CheckpointError
-from moco_jax.methods.base import make_networks
+from moco_jax.methods.networks import make_networks
 from moco_jax.models.norm import BatchNorm
 from moco_jax.optim import make_optimizer
 from moco_jax.protocols.supervised import describe_head
@@ -48,7 +48,7 @@ def read(path: pathlib.Path) -> Contents:
     step = (path if (path / "state").is_dir() else _newest(path)).absolute()
     arrays, meta = checkpoint.read(step)
     c = _config(meta["config"])
-    if c.method.name == "supervised" and not c.supervised.train_backbone:
+    if c.protocol == "supervised" and not c.supervised.train_backbone:
         arrays = _one_head(arrays, c, step)
     leaves = {optimizer_leaf(name, arrays): leaf for name, leaf in arrays.items()}
     number = int(leaves.pop("step"))
@@ -215,7 +215,7 @@ def _config(saved: dict[str, Any]) -> ConfigDict:
             else:
                 record[name] = values[name]
 
-    update(c, saved)
+    update(c, config.upgraded(saved))
     return c
 
 

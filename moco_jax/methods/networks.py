@@ -1,11 +1,11 @@
-"""What a method is, and the networks that all of them share.
+"""The networks that all methods share, and how they run on the views of a batch.
 
 B batch, V views, C features of the projection, F features of the backbone, S image size.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,40 +14,10 @@ from flax import linen as nn
 from moco_jax.config import ConfigDict
 from moco_jax.errors import InputError
 from moco_jax.mesh import by_rows, gathered
+from moco_jax.methods.method import Batch, Tree
 from moco_jax.models import make_backbone, resolve_dtype
 from moco_jax.models.heads import make_head
 from moco_jax.models.norm import renewed_in_turn
-
-Tree = Any
-Views = Callable[[dict[str, jax.Array], int], jax.Array]
-
-
-class Method(NamedTuple):
-    """A self-supervised method as a value.
-
-    Attributes:
-      init: key -> (params, method_state): everything that training changes, but the optimizer.
-      loss: (params, method_state, batch, key, step) -> (loss, (method_state, metrics)). The
-        batch is the raw one; the method asks for its views. Metrics are float32 scalars.
-      encode: (params, method_state, images (B, S, S, C)) -> (features (B, F), projection
-        (B, C)) of the online network in evaluation mode.
-      chance_loss: the loss of a network whose features say nothing.
-      layers: path prefixes, in params, of the backbone's layers from the first to the last.
-      recipe: what the log says of the method's own options.
-      classify: of a supervised method: (params, method_state, features (B, F)) -> logits
-        (L, B, K) of each head in evaluation mode.
-      heads: of a linear probe: learning rate of each head, as a multiple of the schedule's. All of
-        `params['classifier']` has a leading axis of heads, and nothing else is trained.
-    """
-
-    init: Callable[[jax.Array], tuple[Tree, Tree]]
-    loss: Callable[[Tree, Tree, dict, jax.Array, jax.Array], tuple[jax.Array, tuple[Tree, dict]]]
-    encode: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, jax.Array]]
-    chance_loss: float
-    layers: tuple[str, ...]
-    recipe: str = ""
-    classify: Callable[[Tree, Tree, jax.Array], jax.Array] | None = None
-    heads: tuple[float, ...] = ()
 
 
 class Networks(NamedTuple):
@@ -82,12 +52,25 @@ class Networks(NamedTuple):
         return y, stats | {name: new}
 
     def features(
-        self, params: Tree, stats: Tree, views: Views, batch: dict, which: Sequence[int]
+        self,
+        params: Tree,
+        stats: Tree,
+        batch: Batch,
+        which: Sequence[int],
+        key: jax.Array | None = None,
     ) -> tuple[jax.Array, Tree]:
-        """The backbone's features (V, B, F) of some views of a batch, in training."""
+        """The backbone's features (V, B, F) of some views of a batch, in training.
+
+        Args:
+          params: by network.
+          stats: by network.
+          batch: whose views they are, of any sizes.
+          which: V of `Method.views`.
+          key: of what is random in the backbone: stochastic depth; None: nothing is.
+        """
 
         def encode(params: Tree, rows: Tree) -> tuple[jax.Array, Tree]:
-            return _encode(self.backbone, params, *rows, views, which)
+            return _encode(self.backbone, params, *rows, which, key)
 
         if self.slices > 1:
             encode = by_rows(partial(_encode_slices, self.slices, encode))
@@ -108,10 +91,15 @@ class Networks(NamedTuple):
         return y, stats | {name: jax.tree.map(renewed_in_turn, stats[name], new)}
 
     def project(
-        self, params: Tree, stats: Tree, views: Views, batch: dict, which: Sequence[int]
+        self,
+        params: Tree,
+        stats: Tree,
+        batch: Batch,
+        which: Sequence[int],
+        key: jax.Array | None = None,
     ) -> tuple[jax.Array, Tree]:
-        """Some views of a batch to projections (V, B, C), float32, in training."""
-        x, stats = self.features(params, stats, views, batch, which)
+        """Some views of a batch to projections (V, B, C), float32, in training; see `features`."""
+        x, stats = self.features(params, stats, batch, which, key)
         return self.head("projector", params, stats, x)
 
     def encode(self, params: Tree, stats: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -121,32 +109,55 @@ class Networks(NamedTuple):
 
 
 def _apply(
-    net: nn.Module, params: Tree, stats: Tree, x: jax.Array, train: bool
+    net: nn.Module,
+    params: Tree,
+    stats: Tree,
+    x: jax.Array,
+    train: bool,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, Tree]:
     variables = {"params": params, "batch_stats": stats}
-    y, new = net.apply(variables, x, train=train, mutable=["batch_stats"])
+    rngs = None if key is None else {"dropout": key}
+    y, new = net.apply(variables, x, train=train, mutable=["batch_stats"], rngs=rngs)
     return y, new.get("batch_stats", stats)
 
 
 def _encode(
-    net: nn.Module, params: Tree, stats: Tree, batch: dict, views: Views, which: Sequence[int]
+    net: nn.Module,
+    params: Tree,
+    stats: Tree,
+    batch: Batch,
+    which: Sequence[int],
+    key: jax.Array | None,
 ) -> tuple[jax.Array, Tree]:
     """Features (B, V, F) of some views, and the statistics renewed.
 
     BatchNorm sees one view after the other: its statistics are never over several. Without any,
-    all views are one batch. They alternate in it: no row leaves its device.
+    all views of a size are one batch. They alternate in it: no row leaves its device.
     """
-    images = [views(batch, view) for view in which]
+    images = [batch.view(view) for view in which]
+    keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(which))]
+    outputs = {}
     if stats:
         groups = jax.tree.leaves(stats)[0].shape[0]  # fewer than the batch's in a slice of it
-        outputs = []
-        for x in images:
-            y, stats = _apply(net.clone(bn_groups=groups), params, stats, x, True)
-            outputs.append(y)
-        return jnp.stack(outputs, 1), stats
-    x = jnp.stack(images, 1)
-    y, _ = _apply(net, params, stats, x.reshape(-1, *x.shape[2:]), True)
-    return y.reshape(*x.shape[:2], -1), stats
+        for i, x in enumerate(images):
+            y, stats = _apply(net.clone(bn_groups=groups), params, stats, x, True, keys[i])
+            outputs[i] = y
+        return _in_order(outputs), stats
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for i, x in enumerate(images):
+        sizes.setdefault(x.shape, []).append(i)
+    for places in sizes.values():
+        x = jnp.stack([images[i] for i in places], 1)
+        flat = x.reshape(-1, *x.shape[2:])
+        y, _ = _apply(net, params, stats, flat, True, keys[places[0]])
+        y = y.reshape(*x.shape[:2], -1)
+        outputs |= {i: y[:, column] for column, i in enumerate(places)}
+    return _in_order(outputs), stats
+
+
+def _in_order(outputs: dict[int, jax.Array]) -> jax.Array:
+    return jnp.stack([outputs[i] for i in range(len(outputs))], 1)
 
 
 def _encode_slices(slices: int, encode: Callable, params: Tree, rows: Tree) -> Tree:
@@ -193,6 +204,8 @@ def check_accumulate(config: ConfigDict, devices: int) -> None:
     """
     n, size = config.accumulate, config.method.bn_group_size
     rows, row_wise = config.data.batch_size // devices, make_networks(config).backbone.row_wise
+    if config.model.vit.drop_path and n != 1:
+        raise InputError(f"accumulate={n} is not exact with model.vit.drop_path: use 1")
     if not row_wise and size == 0 and n != 1:
         raise InputError(
             f"accumulate={n} is not exact with BatchNorm over the whole batch in "

@@ -1,0 +1,49 @@
+"""What the log says of an experiment before it starts."""
+
+import logging
+
+import jax
+from clu import parameter_overview
+
+from moco_jax.data import augment
+from moco_jax.optim import describe_optimizer, one_head
+from moco_jax.protocols.supervised import Supervised
+from moco_jax.training.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+
+def describe(x: Experiment) -> None:
+    """Logs devices, data, recipe, parameters and optimizer masks."""
+    c, devices = x.config, x.mesh.devices.ravel()
+    log.info("Backend %s: %d x %s", devices[0].platform, len(devices), devices[0].device_kind)
+    train, test = x.data
+    log.info("Data: %s, %d training images of %d channel(s)%s%s", train.name, len(train),
+             train.channels, ", labelled" if train.labelled else "",
+             f", {len(test)} test images" if test else "")  # fmt: skip
+    name = c.method.name if c.protocol == "pretraining" else c.protocol
+    log.info(
+        "Recipe: %s (%s), %s, %s, batch %d over all devices, learning rate %g (%g x %d / 256), "
+        "seed %d",
+        name, x.task.recipe, c.model.name, c.optim.name, c.data.batch_size,
+        c.optim.base_lr * c.data.batch_size / 256, c.optim.base_lr, c.data.batch_size, c.seed,
+    )  # fmt: skip
+    for number, view in enumerate(x.task.views, 1):
+        skipped = augment.skipped_operations(view, train.channels)
+        if skipped:
+            log.info(
+                "View %d: no %s: no meaning on images of %d channel(s)",
+                number, ", ".join(skipped), train.channels,
+            )  # fmt: skip
+    params, _ = jax.eval_shape(x.task.init, jax.random.key(0))
+    table = parameter_overview.get_parameter_overview(params, include_stats=False)
+    log.info("Parameters of the online network:\n%s", table)
+    if isinstance(x.task, Supervised) and x.task.heads:
+        log.info("Trained: a classifier with %d heads, each like this one:", len(x.task.heads))
+        params = one_head(params)
+    for line in describe_optimizer(c.optim, params, x.task.layers):
+        log.info("%s", line)
+    log.info(
+        "%d steps: %g epochs of %.1f steps; chance loss %.3f",
+        x.steps, c.epochs, x.steps_per_epoch, x.task.chance_loss,
+    )  # fmt: skip

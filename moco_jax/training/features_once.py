@@ -1,0 +1,68 @@
+"""A probe on features that are made once and kept in the workdir, in place of images.
+
+N images, F features.
+"""
+
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+
+from moco_jax.checkpoint import checksums_of
+from moco_jax.data.source import ArraySource, Source
+from moco_jax.evals.extraction import extract
+from moco_jax.evals.unchanged import backbone
+from moco_jax.training.experiment import Experiment, eval_batches, make_encode, on_features
+from moco_jax.training.step import TrainState
+
+log = logging.getLogger(__name__)
+
+
+def with_features(x: Experiment, state: TrainState, workdir: pathlib.Path) -> Experiment:
+    """The experiment on features in place of images, where the config wants that.
+
+    They are kept in `workdir/features`, under a name that stands for the backbone and the images:
+    a run that resumes reads them, a run of another backbone makes its own.
+
+    Raises:
+      NotFiniteError: there is a NaN or an infinity among the features.
+    """
+    if not on_features(x.config):
+        return x
+    d = x.config.data
+    what = [
+        checksums_of(backbone(state)), d.image_size, d.eval_crop_share, x.mean, x.std,
+        [(part.name, len(part)) for part in (*x.data, x.held_out) if part], x.config.seed,
+    ]  # fmt: skip
+    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    folder = workdir / "features" / key
+
+    encode = make_encode(x, "backbone")
+
+    def part(name: str, source: Source) -> ArraySource:
+        make = lambda: extract(partial(encode, state), eval_batches(x, source))  # noqa: E731
+        return _features(folder / f"{name}.npz", source, make)
+
+    data = x.data._replace(train=part("train", x.data.train), test=part("test", x.data.test))
+    held_out = x.held_out and part("held_out", x.held_out)
+    return x._replace(data=data, evaluated=data, held_out=held_out)
+
+
+def _features(file: pathlib.Path, source: Source, make: Callable[[], tuple]) -> ArraySource:
+    """Features (N, F) and labels of a source, from the file or made and kept there."""
+    if not file.exists():
+        features, labels = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{jax.process_index()}.part")
+        with part.open("wb") as out:
+            np.savez(out, features=features, labels=labels)
+        part.replace(file)
+        log.info("Features of %d images kept in %s", len(labels), file)
+    with np.load(file) as arrays:
+        return ArraySource(source.name, arrays["features"], arrays["labels"], source.class_names,
+                           entry="features")  # fmt: skip
