@@ -2,7 +2,7 @@
 
     python -m tests.golden OUT.json     # measures; compare before and after a change
 
-`tests/golden.json` holds the values, `tests/unit/test_golden.py` compares with them.
+`tests/golden.json` holds the losses, `tests/unit/test_golden.py` compares with them.
 """
 
 import json

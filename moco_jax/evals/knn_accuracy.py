@@ -129,7 +129,7 @@ def watched(knn: ConfigDict) -> ConfigDict:
 
     kNN of a set like ImageNet would else be passes over all images before the first step.
     """
-    options = ConfigDict(knn.to_dict())
+    options = knn.copy_and_resolve_references()
     for part in ("train", "test"):
         bounds = [n for n in (knn[f"max_{part}"], knn[f"watch_{part}"]) if n]
         options[f"max_{part}"] = min(bounds, default=0)

@@ -163,14 +163,24 @@ class ResNet(nn.Module):
         return round(64 * 2**stage * self.width)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Images (B, H, W, C) to averaged features (B, F), float32."""
+    def __call__(
+        self, x: jax.Array, train: bool, maps: bool = False
+    ) -> jax.Array | tuple[jax.Array, ...]:
+        """Images (B, H, W, C) to averaged features (B, F), float32.
+
+        Args:
+          x: images.
+          train: whether BatchNorm takes the statistics of x.
+          maps: for dense tasks: the maps of the four stages in place of the features, of dtype
+            `dtype`; C2 to C5 of arXiv:1612.03144, at 1/4 to 1/32 of the image's sides with the
+            'imagenet' stem.
+        """
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
         x = _conv(self._channels(0), size, stride, self.dtype, "conv1")(x)
         x = nn.relu(BatchNorm(self.bn_groups, dtype=self.dtype, name="bn1")(x, train))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        block = rematerialized(Block, self.remat)
+        block, stages = rematerialized(Block, self.remat), []
         for stage, blocks in enumerate(self.stages):
             for i in range(blocks):
                 x = block(
@@ -182,7 +192,8 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{i}",
                 )(x, train)
-        return jnp.mean(x, (1, 2), dtype=jnp.float32)
+            stages.append(x)
+        return tuple(stages) if maps else jnp.mean(x, (1, 2), dtype=jnp.float32)
 
 
 def make_resnet(

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from tests.parity import torchvision_ops  # noqa: F401  isort: skip  lets torchvision be imported
 from torchvision import models as torch_models
+from torchvision.models import feature_extraction
 
 from moco_jax import config, models
 from tests.parity.torch_weights import (
@@ -95,6 +96,20 @@ def test_gradient(depth, monkeypatch):
     (model.train()(nchw(x)) * torch.from_numpy(weights)).sum().backward()
     got = jax.jit(jax.grad(loss))(variables["params"])
     assert largest_error(got, gradients(model)) < 5e-4
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_stage_maps(depth):
+    """C2 to C5, for dense tasks, against what torchvision's stages give."""
+    model, ours, variables = pair(depth)
+    x = images(2, 64, 96)
+    stages = [f"layer{i}" for i in range(1, 5)]
+    got = jax.jit(lambda v, x: ours.apply(v, x, train=False, maps=True))(variables, x)
+    want = feature_extraction.create_feature_extractor(model.eval(), stages)(nchw(x))
+    for stage, ours_map in zip(stages, got, strict=True):
+        theirs = want[stage].detach().numpy().transpose(0, 2, 3, 1)
+        assert ours_map.shape == theirs.shape
+        assert relative_error(ours_map, theirs) < 1e-4
 
 
 def test_cifar_stem():

@@ -5,9 +5,9 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from moco_jax.convert.__main__ import main
 
 from moco_jax import config, convert
+from moco_jax.commands.convert import main
 from moco_jax.convert import arch, names
 from moco_jax.convert.contents import complete, select
 from moco_jax.convert.formats import FORMATS

@@ -9,9 +9,9 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from moco_jax.convert.__main__ import main
 
 from moco_jax import convert
+from moco_jax.commands.convert import main
 from moco_jax.convert import safetensors, topickle, torchfile
 from moco_jax.convert.unpickle import Tensor
 from moco_jax.errors import CheckpointError

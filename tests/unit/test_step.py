@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from moco_jax import mesh
-from moco_jax.methods.method import Batch, Method
+from moco_jax.methods.method import Batch, Method, Rows
 from moco_jax.training.step import init_state, make_train_step
 
 
@@ -21,6 +21,65 @@ def toy_method():
 
     layers = ("backbone/first", "backbone/last")
     return Method(init, loss, None, 0.0, layers, views=(), layout=mesh.WHOLE)
+
+
+def remembering_method(rows=2**16):
+    """Loss |w| * scale of the batch; a bank of which each step reads all and writes four rows."""
+
+    def init(key):
+        return {"backbone": {"first": jnp.ones(8)}}, {"bank": jnp.ones((rows, 8))}
+
+    def loss(params, state, batch, key, step):
+        w = params["backbone"]["first"] * batch["scale"]
+        index = jnp.array([3, 1, rows + 1, rows + 2], jnp.int32)  # the last two are left out
+        return jnp.mean((state["bank"] @ w) ** 2), ({"bank": Rows(index, jnp.tile(w, (4, 1)))}, {})
+
+    layers = ("backbone/first",)
+    return Method(init, loss, None, 0.0, layers, views=(), layout=mesh.WHOLE)
+
+
+@pytest.mark.parametrize("scale", [0.5, np.nan])
+def test_rows_are_written_in_place_and_only_by_a_finite_step(scale):
+    """The compiled step needs no second bank: neither to write to, nor to choose from."""
+    tx, method = optax.sgd(schedule), remembering_method()
+    step = make_train_step(method, tx, schedule, {"backbone": {"first": False}}, seed=0)
+    state = init_state(method, tx, jax.random.key(0))
+    batch, size = Batch({"scale": jnp.float32(scale)}, None), state.method_state["bank"].nbytes
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    memory = compiled.memory_analysis()
+    assert memory.alias_size_in_bytes >= size
+    assert memory.temp_size_in_bytes < size / 2
+    expected = np.ones((2**16, 8), np.float32)
+    expected[[1, 3]] = 1.0 if np.isnan(scale) else scale
+    state, _ = compiled(state, batch)
+    np.testing.assert_array_equal(state.method_state["bank"], expected)
+
+
+def test_a_method_has_the_last_word_on_an_update():
+    """Here: held until step 2, and then of length 1; the optimizer's state is held too."""
+
+    def after(before, done):
+        w = done.params["backbone"]["first"]
+        unit = {"backbone": {"first": w / jnp.linalg.norm(w)}}
+        held = jax.tree.map(
+            lambda a, b: jnp.where(done.step <= 2, a, b),
+            (before.params, before.opt_state),
+            (unit, done.opt_state),
+        )
+        return done._replace(params=held[0], opt_state=held[1])
+
+    tx, method = optax.sgd(schedule, momentum=0.9), remembering_method(16)
+    method = method._replace(after_update=after)
+    step = make_train_step(method, tx, schedule, {"backbone": {"first": False}}, seed=0)
+    step, state = jax.jit(step), init_state(method, tx, jax.random.key(0))
+    first = state
+    for _ in range(2):
+        state, _ = step(state, Batch({"scale": jnp.float32(0.5)}, None))
+    jax.tree.map(np.testing.assert_array_equal, state.params, first.params)
+    momentum = jax.tree.leaves(state.opt_state)[0]
+    np.testing.assert_array_equal(momentum, np.zeros_like(momentum))
+    state, _ = step(state, Batch({"scale": jnp.float32(0.5)}, None))
+    np.testing.assert_allclose(jnp.linalg.norm(state.params["backbone"]["first"]), 1, rtol=1e-6)
 
 
 def schedule(step):
