@@ -1,4 +1,4 @@
-"""What docs/architecture.md shows is plugged in as it stands there, without touching the package."""
+"""What docs/architecture.md shows is plugged in as it stands, without touching the package."""
 
 import pathlib
 import re
