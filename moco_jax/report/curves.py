@@ -87,7 +87,22 @@ GROUPS = (
     Group(
         "Spread of features", "standard deviation",
         "1: the features fill the sphere. 0: they have collapsed.",
-        (Curve("feature_std", "normalized features"),), bounded=True,
+        (
+            Curve("feature_std", "the method's, in training"),
+            Curve("backbone_std", "the backbone's, of test images", "dot"),
+        ),
+        bounded=True,
+    ),
+    Group(
+        "Effective rank", "RankMe",
+        "How many directions the backbone's features use: it falls when they collapse.",
+        (Curve("rank_me", "backbone's features"),),
+    ),
+    Group(
+        "Alignment and uniformity", "the lower the better",
+        "Alignment: how far apart two views of an image are. Uniformity: how evenly the features "
+        "fill the sphere.",
+        (Curve("alignment", "alignment"), Curve("uniformity", "uniformity", "dot")),
     ),
     Group(
         "Gradient norm", "L2 norm", "Instability starts as a spike in the first layer.",

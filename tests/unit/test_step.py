@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,9 @@ import pytest
 
 from moco_jax import mesh
 from moco_jax.methods.method import Batch, Method, Rows
+from moco_jax.training import experiment
 from moco_jax.training.step import init_state, make_train_step
+from tests.tiny import tiny_config, write_npz
 
 
 def toy_method():
@@ -53,6 +57,19 @@ def test_rows_are_written_in_place_and_only_by_a_finite_step(scale):
     expected[[1, 3]] = 1.0 if np.isnan(scale) else scale
     state, _ = compiled(state, batch)
     np.testing.assert_array_equal(state.method_state["bank"], expected)
+
+
+def test_the_queue_of_moco_is_neither_copied_nor_chosen_from(tmp_path, monkeypatch):
+    make, rows = mesh.make_mesh, 2**16
+    monkeypatch.setattr(mesh, "make_mesh", lambda **options: make(jax.devices()[:1], **options))
+    c = tiny_config("v1", write_npz(tmp_path / "images.npz"))
+    c.method.queue_size = rows
+    x = experiment.build(c)
+    with experiment.train_batches(x, 0) as batches:
+        lowered = experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
+    made = re.findall(rf"= f32\[{rows},8\]\S* (\w+)\(", lowered.compile().as_text())
+    assert "scatter" in made
+    assert not {"copy", "select"} & set(made)
 
 
 def test_a_method_has_the_last_word_on_an_update():

@@ -1,0 +1,92 @@
+"""The registry of evaluations: which are measured, on which images, with which bank."""
+
+import numpy as np
+import pytest
+
+from moco_jax import config
+from moco_jax.evals import EVALUATIONS, make_watches
+from moco_jax.evals.knn_accuracy import watched
+from moco_jax.evals.unlabelled import RANK_ME
+from moco_jax.training import experiment
+from moco_jax.training.context import make_context
+from tests.tiny import probe_config, tiny_config, write_npz
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_npz(tmp_path / "images.npz", test_images=16)
+
+
+def watches_of(c, tmp_path):
+    x = experiment.build(c)
+    return x, make_watches(make_context(x, tmp_path), x.steps_per_epoch)
+
+
+def test_the_default_names_are_the_registry():
+    assert config.default().evals.names == tuple(EVALUATIONS)
+
+
+@pytest.mark.parametrize(
+    ("make", "every"),
+    [(lambda s: tiny_config("v1", s), [10, 50, 50, 50]), (probe_config, [0, 0, 10])],
+)
+def test_those_that_have_a_meaning_are_measured_at_their_own_intervals(
+    make, every, source, tmp_path
+):
+    """MoCo: kNN and three without labels. A probe: kNN (off), the backbone, accuracy."""
+    _, watches = watches_of(make(source), tmp_path)
+    assert [watch.every for watch in watches] == every
+    assert [watch.is_due(10) for watch in watches] == [number == 10 for number in every]
+
+
+def test_names_choose_and_a_wrong_one_is_refused(source, tmp_path):
+    c = tiny_config("v1", source)
+    c.evals.names = ("rank_me",)
+    x, (watch,) = watches_of(c, tmp_path)
+    row = watch.measure(experiment.fresh_state(x), 0)
+    assert row.keys() == {"rank_me"}
+    assert 1 <= row["rank_me"] <= 16
+    c.evals.names = ("knn", "rankme")
+    with pytest.raises(ValueError, match=r"evals.names='rankme'.*did you mean 'rank_me'"):
+        watches_of(c, tmp_path)
+
+
+def test_images_without_labels_are_watched_on_others_with_labels(tmp_path):
+    """kNN is that of the labelled images alone; alignment is of the run's own."""
+    c = tiny_config("v1", write_npz(tmp_path / "own.npz", labels=False))
+    c.evals.update(names=("knn", "alignment_uniformity", "backbone_std"), images=32)
+    c.evals.source = write_npz(tmp_path / "other.npz", images=40, test_images=24)
+    x, watches = watches_of(c, tmp_path)
+    assert (len(x.data.train), len(x.evaluated.train), len(x.evaluated.test)) == (80, 40, 24)
+    state = experiment.fresh_state(x)
+    row = {}
+    for watch in watches:
+        row |= watch.measure(state, 0)
+    assert row.keys() == {
+        "knn_top1", "knn_top1_raw", "alignment", "uniformity", "backbone_std",
+    }  # fmt: skip
+    assert row["knn_top1_raw"] > 0.9
+    assert all(np.isfinite(value) for value in row.values())
+    c.evals.source = write_npz(tmp_path / "colour.npz", channels=3)
+    with pytest.raises(ValueError, match=r"evals.source=.*3 channels; the training images have 1"):
+        experiment.build(c)
+
+
+def test_features_that_are_not_finite_are_a_line_and_nan(source, tmp_path, caplog):
+    c = tiny_config("v1", source)
+    x = experiment.build(c)
+    context = make_context(x, tmp_path)
+    broken = context._replace(encode=lambda name: lambda s, b: np.full((16, 4), np.nan, np.float32))
+    row = RANK_ME.make(broken)(experiment.fresh_state(x), 0)
+    assert np.isnan(row["rank_me"])
+    assert "rank_me: not measured: features with NaN" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("most", "watch", "expected"), [(0, 0, 0), (0, 50, 50), (30, 50, 30), (90, 50, 50), (30, 0, 30)]
+)
+def test_a_bounded_bank_before_the_end(most, watch, expected):
+    knn = config.default().knn
+    knn.update(max_train=most, watch_train=watch, max_test=7, watch_test=0)
+    assert (watched(knn).max_train, watched(knn).max_test) == (expected, 7)
+    assert knn.max_train == most
