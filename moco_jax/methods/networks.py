@@ -69,8 +69,12 @@ class Networks(NamedTuple):
           key: of what is random in the backbone: stochastic depth; None: nothing is.
         """
 
+        net = self.backbone
+        if key is None and getattr(net, "drop_path", 0):
+            net = net.clone(drop_path=0.0)
+
         def encode(params: Tree, rows: Tree) -> tuple[jax.Array, Tree]:
-            return _encode(self.backbone, params, *rows, which, key)
+            return _encode(net, params, *rows, which, key)
 
         if self.slices > 1:
             encode = by_rows(partial(_encode_slices, self.slices, encode))

@@ -103,8 +103,8 @@ class Block(nn.Module):
       norm: the normalization.
       attend: the attention.
       dtype: of the computation.
-      drop_path: rate of `drop_path` in training, for either branch, where the caller gives the
-        random stream 'dropout'.
+      drop_path: rate of `drop_path` in training, for either branch; above 0 it needs the random
+        stream 'dropout'.
     """
 
     heads: int
@@ -118,7 +118,7 @@ class Block(nn.Module):
         """(B, N, C) to (B, N, C)."""
 
         def drop(y: jax.Array) -> jax.Array:
-            if not (train and self.drop_path and self.has_rng("dropout")):
+            if not (train and self.drop_path):
                 return y
             return drop_path(y, self.drop_path, self.make_rng("dropout"))
 
@@ -184,7 +184,7 @@ class ViT(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Images (B, H, W, channels) to features (B, C), float32.
 
-        In training `drop_path` acts where the caller gives the random stream 'dropout'.
+        In training with `drop_path` the caller gives the random stream 'dropout'.
 
         Raises:
           InputError: the patches do not tile the images.

@@ -1,6 +1,4 @@
-"""Shapes, parameter counts, initial values, precision and errors of backbones and heads."""
-
-import math
+"""Shapes, parameter counts, precision and errors of backbones and heads."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +6,13 @@ import numpy as np
 import pytest
 from flax.errors import InvalidRngError
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moco_jax import config, models
 from moco_jax.models.heads import make_head
-from moco_jax.models.norm import BatchNorm
 from moco_jax.models.resnet import ResNet, convolve
 from moco_jax.models.tokens import patch_grid
 from moco_jax.models.vit import ViT, drop_path
+from tests.networks import at, count, images, init, make, make_small, shapes
 
 # Without classifier and without position embedding, which is no parameter.
 PARAMETERS = {
@@ -34,43 +31,6 @@ FEATURES = {
     "resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048,
     "vit_tiny": 192, "vit_small": 384, "vit_base": 768, "vit_large": 1024, "vit_huge": 1280,
 }  # fmt: skip
-
-
-def make(name, dtype="float32", size=32, groups=1, **record):
-    model = config.default().model
-    model.name = name
-    (model.vit if name.startswith("vit") else model.resnet).update(record)
-    return models.make_backbone(model, size, groups, jnp.dtype(dtype))
-
-
-def make_small(family, **record):
-    if family == "vit":
-        return make("vit_tiny", **{"width": 64, "depth": 2, "heads": 4, "patch": 16} | record)
-    return make("resnet18", **{"width": 1 / 8, "stem": "cifar"} | record)
-
-
-def images(*shape):
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
-
-
-def shapes(net, *shape, train=False):
-    init = lambda key, x: net.init_with_output(key, x, train=train)  # noqa: E731
-    return jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-
-
-def init(net, x):
-    key = jax.random.key(0, impl="rbg")  # compiles faster than the default
-    return jax.jit(lambda key, x: net.init(key, x, train=False))(key, x)
-
-
-def count(tree):
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
-
-
-def at(tree, path):
-    for part in path.split("/"):
-        tree = tree[part]
-    return tree
 
 
 # Sizes
@@ -191,79 +151,6 @@ def test_position_embedding_tells_places_apart(position):
     assert (np.abs(a - b).max() > 1e-4) == (position != "none")
 
 
-# Initial values
-
-
-def assert_uniform(x, bound):
-    """In [-bound, bound], filling it, with a mean and deviation within five standard errors."""
-    x = np.asarray(x, np.float64).ravel()
-    assert np.abs(x).max() <= bound * (1 + 1e-6)
-    assert np.abs(x).max() > bound * 0.9
-    deviation = bound / math.sqrt(3)
-    assert abs(x.mean()) < 5 * deviation / math.sqrt(x.size)
-    assert abs(x.std() / deviation - 1) < 5 * math.sqrt(0.2 / x.size)
-
-
-def assert_normal(x, deviation):
-    """Mean and deviation within five standard errors, and tails that are not cut."""
-    x = np.asarray(x, np.float64).ravel()
-    assert abs(x.mean()) < 5 * deviation / math.sqrt(x.size)
-    assert abs(x.std() / deviation - 1) < 5 * math.sqrt(0.5 / x.size)
-    assert np.abs(x).max() > 2.3 * deviation or x.size < 500
-
-
-@pytest.mark.parametrize("zero", [False, True])
-def test_resnet_init(zero):
-    net = ResNet(stages=(1, 1), bottleneck=True, width=1 / 4, zero_init_residual=zero)
-    variables = init(net, images(2, 32, 32, 3))
-    params = variables["params"]
-    block = params["layer2_0"]
-    assert_normal(params["conv1"]["kernel"], math.sqrt(2 / (49 * 16)))
-    assert_normal(block["conv2"]["kernel"], math.sqrt(2 / (9 * 32)))
-    assert_normal(block["downsample_conv"]["kernel"], math.sqrt(2 / 128))
-    scales = {"bn1": 1, "bn2": 1, "bn3": 0 if zero else 1, "downsample_bn": 1}
-    for name, scale in scales.items():
-        np.testing.assert_array_equal(block[name]["scale"], scale)
-        np.testing.assert_array_equal(block[name]["bias"], 0)
-    stats = variables["batch_stats"]["layer2_0"]["bn3"]
-    np.testing.assert_array_equal(stats["mean"], 0)
-    np.testing.assert_array_equal(stats["var"], 1)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_vit_init(channels):
-    net = make_small("vit", position="learned", width=128)
-    params = init(net, images(2, 64, 64, channels))["params"]
-    block = params["blocks_0"]
-    assert_uniform(params["patch_embed"]["kernel"], math.sqrt(6 / (channels * 256 + 128)))
-    assert_uniform(block["attn"]["qkv"]["kernel"], math.sqrt(6 / (128 + 128)))
-    assert_uniform(block["attn"]["proj"]["kernel"], math.sqrt(6 / (128 + 128)))
-    assert_uniform(block["mlp"]["fc1"]["kernel"], math.sqrt(6 / (128 + 512)))
-    assert_uniform(block["mlp"]["fc2"]["kernel"], math.sqrt(6 / (128 + 512)))
-    for layer in (params["patch_embed"], *block["attn"].values(), *block["mlp"].values()):
-        np.testing.assert_array_equal(layer["bias"], 0)
-    assert_normal(params["cls_token"], 1e-6)
-    assert_normal(params["pos_embed"], 0.02)
-
-
-def test_conv_stem_init():
-    params = init(make_small("vit", stem="conv", width=128), images(2, 32, 32, 3))["params"]
-    stem = params["patch_embed"]
-    assert_uniform(stem["conv2"]["kernel"], 1 / math.sqrt(9 * 16))
-    assert_uniform(stem["proj"]["kernel"], 1 / math.sqrt(128))
-    assert_uniform(stem["proj"]["bias"], 1 / math.sqrt(128))
-    assert "bias" not in stem["conv2"]
-
-
-def test_head_init():
-    head = make_head(config.mlp(hidden=300, out=200), 1, jnp.float32)
-    params = init(head, images(2, 50))["params"]
-    assert_uniform(params["fc1"]["kernel"], 1 / math.sqrt(50))
-    assert_uniform(params["fc1"]["bias"], 1 / math.sqrt(50))
-    assert_uniform(params["fc2"]["kernel"], 1 / math.sqrt(300))
-    assert_uniform(params["fc2"]["bias"], 1 / math.sqrt(300))
-
-
 # Heads
 
 
@@ -354,70 +241,6 @@ def test_drop_path_acts_in_training_only_and_by_its_key():
         jax.eval_shape(lambda: net.apply(variables, x, True))
 
 
-# BatchNorm
-
-
-def renewed(net, variables, x):
-    return net.apply(variables, x, train=True, mutable=["batch_stats"])
-
-
-def test_statistics_change_in_training_only():
-    net, x = BatchNorm(2), images(8, 3)
-    variables = net.init(jax.random.key(0), x, train=True)
-    np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros((2, 3)))
-    _, same = net.apply(variables, x, train=False, mutable=["batch_stats"])
-    jax.tree.map(np.testing.assert_array_equal, same["batch_stats"], variables["batch_stats"])
-    assert np.abs(renewed(net, variables, x)[1]["batch_stats"]["mean"]).min() > 0
-
-
-def test_evaluation_averages_any_number_of_groups():
-    x = images(8, 3)
-    variables = {"batch_stats": {"mean": images(4, 3), "var": 1 + images(4, 3) ** 2}}
-    nets = [BatchNorm(g, use_scale=False, use_bias=False) for g in (4, 1)]
-    a, b = (net.apply(variables, x[:5], train=False) for net in nets)
-    np.testing.assert_array_equal(a, b)
-    stats = variables["batch_stats"]
-    want = (x[:5] - stats["mean"].mean(0, keepdims=True)) / np.sqrt(
-        stats["var"].mean(0, keepdims=True) + 1e-5
-    )
-    np.testing.assert_allclose(a, want, rtol=1e-5, atol=1e-6)
-
-
-def compile_sharded(net, variables, x, stats_spec):
-    """A training forward pass, its batch over all devices; `stats_spec` places the statistics."""
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    place = lambda *spec: NamedSharding(mesh, PartitionSpec(*spec))  # noqa: E731
-    placed = {"params": place(), "batch_stats": place(*stats_spec)}
-    outputs = (place("data"), {"batch_stats": place(*stats_spec)})
-    forward = jax.jit(
-        lambda v, x: renewed(net, v, x), in_shardings=(placed, place("data")), out_shardings=outputs
-    )
-    return forward.lower(variables, x).compile()
-
-
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
-
-
-@pytest.mark.parametrize("groups", [1, 2, 8, 16])
-def test_groups_over_devices(groups):
-    """Eight devices give what one gives; 1e-5 is float32's rounding in another order of sums."""
-    net, x = BatchNorm(groups), images(16, 4, 4, 5)
-    variables = init(net, x)
-    run = compile_sharded(net, variables, x, ("data",) if groups % 8 == 0 else ())
-    want, got = renewed(net, variables, x), run(variables, x)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # noqa: E731
-    jax.tree.map(close, got, want)
-    # One group is of the global batch, and has to communicate.
-    assert any(c in run.as_text() for c in COLLECTIVES) == (groups < 8)
-
-
-def test_grouped_resnet_needs_no_communication():
-    net, x = make_small("resnet", groups=8), images(16, 16, 16, 3)
-    variables = shapes(net, *x.shape)[1]
-    text = compile_sharded(net, variables, x, ("data",)).as_text()
-    assert [c for c in COLLECTIVES if c in text] == []
-
-
 # Errors
 
 
@@ -458,14 +281,6 @@ def test_images_that_patches_do_not_tile():
 def test_head_errors(field):
     with pytest.raises(ValueError, match=f"{field}=-1 must be at least"):
         make_head(config.mlp(**{field: -1}), 1, jnp.float32)
-
-
-def test_batch_norm_errors():
-    with pytest.raises(ValueError, match="3 BatchNorm groups do not divide a batch of 8"):
-        shapes(BatchNorm(3), 8, 5, train=True)
-    variables = init(BatchNorm(8), images(8, 5))
-    with pytest.raises(ValueError, match="two values per channel and group"):
-        renewed(BatchNorm(8), variables, images(8, 5))
 
 
 def test_unknown_dtype():
