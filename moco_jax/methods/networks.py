@@ -19,6 +19,8 @@ from moco_jax.models import make_backbone, resolve_dtype
 from moco_jax.models.heads import make_head
 from moco_jax.models.norm import renewed_in_turn
 
+Key = jax.Array | None
+
 
 class Networks(NamedTuple):
     """Backbone, projector and (online network only) predictor; each a separate module.
@@ -52,12 +54,7 @@ class Networks(NamedTuple):
         return y, stats | {name: new}
 
     def features(
-        self,
-        params: Tree,
-        stats: Tree,
-        batch: Batch,
-        which: Sequence[int],
-        key: jax.Array | None = None,
+        self, params: Tree, stats: Tree, batch: Batch, which: Sequence[int], key: Key = None
     ) -> tuple[jax.Array, Tree]:
         """The backbone's features (V, B, F) of some views of a batch, in training.
 
@@ -68,7 +65,6 @@ class Networks(NamedTuple):
           which: V of `Method.views`.
           key: of what is random in the backbone: stochastic depth; None: nothing is.
         """
-
         net = self.backbone
         if key is None and getattr(net, "drop_path", 0):
             net = net.clone(drop_path=0.0)
@@ -95,12 +91,7 @@ class Networks(NamedTuple):
         return y, stats | {name: jax.tree.map(renewed_in_turn, stats[name], new)}
 
     def project(
-        self,
-        params: Tree,
-        stats: Tree,
-        batch: Batch,
-        which: Sequence[int],
-        key: jax.Array | None = None,
+        self, params: Tree, stats: Tree, batch: Batch, which: Sequence[int], key: Key = None
     ) -> tuple[jax.Array, Tree]:
         """Some views of a batch to projections (V, B, C), float32, in training; see `features`."""
         x, stats = self.features(params, stats, batch, which, key)
@@ -113,12 +104,7 @@ class Networks(NamedTuple):
 
 
 def _apply(
-    net: nn.Module,
-    params: Tree,
-    stats: Tree,
-    x: jax.Array,
-    train: bool,
-    key: jax.Array | None = None,
+    net: nn.Module, params: Tree, stats: Tree, x: jax.Array, train: bool, key: Key = None
 ) -> tuple[jax.Array, Tree]:
     variables = {"params": params, "batch_stats": stats}
     rngs = None if key is None else {"dropout": key}
@@ -127,12 +113,7 @@ def _apply(
 
 
 def _encode(
-    net: nn.Module,
-    params: Tree,
-    stats: Tree,
-    batch: Batch,
-    which: Sequence[int],
-    key: jax.Array | None,
+    net: nn.Module, params: Tree, stats: Tree, batch: Batch, which: Sequence[int], key: Key
 ) -> tuple[jax.Array, Tree]:
     """Features (B, V, F) of some views, and the statistics renewed.
 
