@@ -3,13 +3,11 @@
 N images, F features
 """
 
-import contextlib
 import hashlib
 import pathlib
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -19,19 +17,18 @@ from moco_jax.data.prefetch import Prefetcher
 from moco_jax.evals.extraction import Encode, extract, feature_batches
 
 
-@contextlib.contextmanager
-def collected(encode: Encode, batches: Prefetcher, most: int) -> Iterator[tuple]:
-    """Within the context, the features of all batches and their labels.
+def collected(encode: Encode, batches: Prefetcher, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The features of all batches and their labels.
 
-    Where a host has several processes, the first of them writes a file that the others map into
-    memory; it is gone afterwards.
+    Where a host has several processes, the first of them writes a file that all map into memory;
+    it has no name any more when this returns.
 
     Args:
       encode: as for `extraction.feature_batches`.
       batches: evaluation batches on the devices; all processes have the same.
       most: images of these batches, at most.
 
-    Yields:
+    Returns:
       Features (N, F) float32 and labels (N,) int32.
 
     Raises:
@@ -40,16 +37,10 @@ def collected(encode: Encode, batches: Prefetcher, most: int) -> Iterator[tuple]
     """
     first, alone = _place()
     if jax.process_count() == 1 or alone:
-        yield extract(encode, batches)
-        return
+        return extract(encode, batches)
     token = int(multihost_utils.broadcast_one_to_all(np.random.default_rng().integers(2**31)))
     folder = pathlib.Path(tempfile.gettempdir()) / f"moco_jax-bank-{token:08x}"
-    try:
-        yield _shared(encode, batches, most, folder / "features.npy", first)
-        multihost_utils.sync_global_devices("bank read")
-    finally:
-        if first:
-            shutil.rmtree(folder, ignore_errors=True)
+    return _shared(encode, batches, most, folder / "features.npy", first)
 
 
 def _shared(
@@ -68,7 +59,11 @@ def _shared(
     if writing:
         array.flush()
     multihost_utils.sync_global_devices("bank written")
-    return np.load(file, mmap_mode="r")[:start], np.concatenate(labels)
+    bank = np.load(file, mmap_mode="r")[:start]
+    multihost_utils.sync_global_devices("bank mapped")
+    if writing:
+        shutil.rmtree(file.parent)  # those who have mapped it keep it
+    return bank, np.concatenate(labels)
 
 
 def _place() -> tuple[bool, bool]:

@@ -111,17 +111,17 @@ def evaluate(
         raise InputError(f"{data.train.name} has no labels, and kNN classifies by them")
     alone = leaves_one_out(data)
     images = batches(data.train, limit=knn.max_train)
-    with collected(encode, images, knn.max_train or len(data.train)) as (bank, labels):
-        if alone:
-            queries, truth = bank, labels
-        else:
-            queries, truth = extract(encode, batches(data.test, limit=knn.max_test))
-        most = len(bank) - alone
-        pairs = [(min(k, most), temperature) for k, temperature in pairs_of(knn)]
-        found = nearest(queries, bank, max(k for k, _ in pairs), mesh, exclude_self=alone)
-        counts = len(bank), len(queries)
+    bank, labels = collected(encode, images, knn.max_train or len(data.train))
+    if alone:
+        queries, truth = bank, labels
+    else:
+        queries, truth = extract(encode, batches(data.test, limit=knn.max_test))
+    most = len(bank) - alone
+    pairs = [(min(k, most), temperature) for k, temperature in pairs_of(knn)]
+    found = nearest(queries, bank, max(k for k, _ in pairs), mesh, exclude_self=alone)
     split = f"{data.train.name}, one left out" if alone else data.test.name
-    return Outcome(score(found, labels, truth, dict.fromkeys(pairs)), *counts, split)
+    scores = score(found, labels, truth, dict.fromkeys(pairs))
+    return Outcome(scores, len(bank), len(queries), split)
 
 
 def watched(knn: ConfigDict) -> ConfigDict:
