@@ -8,6 +8,20 @@ import setuptools
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "moco_jax/__init__.py").read_text())[1]
 
+REPORT = [
+    "jinja2>=3.1,<4",
+    "markupsafe>=2,<4",
+    "plotly>=6,<8",
+    "scikit-learn>=1.6,<2",
+    "threadpoolctl>=3.5,<4",
+]
+TENSORBOARD = ["tensorboardX>=2.6,<3"]
+TFDS = [
+    "array_record>=0.8,<0.9",
+    "importlib_resources>=6,<8",
+    "tensorflow-datasets>=4.9.9,<5",
+]
+
 setuptools.setup(
     name="moco_jax",
     version=VERSION,
@@ -20,31 +34,30 @@ setuptools.setup(
     package_data={"moco_jax.data.embedded": ["*"], "moco_jax.report": ["page.*"]},
     install_requires=[
         "absl-py>=2.1,<3",
-        "array_record>=0.8,<0.9",
         "clu>=0.0.12,<0.1",
         "flax>=0.12.6,<0.13",
-        "importlib_resources>=6,<8",
         "jax>=0.10,<0.12",
-        "jinja2>=3.1,<4",
-        "markupsafe>=2,<4",
         "ml-collections>=1.1,<2",
         "numpy>=2,<3",
         "opencv-python-headless>=4.11,<6",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11,<14",
-        "plotly>=6,<8",
-        "scikit-learn>=1.6,<2",
-        "tensorboardX>=2.6,<3",
-        "tensorflow-datasets>=4.9.9,<5",
-        "threadpoolctl>=3.5,<4",
     ],
     extras_require={
+        # What the README's first command installs: all that a user's first day needs.
+        "all": [*REPORT, *TENSORBOARD, *TFDS],
+        "report": REPORT,
+        "tensorboard": TENSORBOARD,
+        "tfds": TFDS,
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "hf": ["datasets>=4.4,<6"],
         "parquet": ["pyarrow>=21,<27"],
         "test": [
+            *REPORT,
+            *TENSORBOARD,
+            *TFDS,
             "import-linter>=2.5,<3",
             "pyarrow>=21,<27",
             "pytest>=9,<10",

@@ -15,6 +15,7 @@ import numpy as np
 from moco_jax.config import choose
 from moco_jax.errors import InputError
 from moco_jax.evals.extraction import Features
+from moco_jax.extras import extra
 
 ABOUT = "about.json"
 COLUMNS = ("features", "labels", "index", "names", "split")
@@ -174,13 +175,9 @@ def _parquet(part: pathlib.Path, parts: Parts, names: Name, about: dict[str, str
 
 
 def _pyarrow() -> Any:
-    try:
+    with extra("parquet", "--out=....parquet"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise InputError(
-            "--out=....parquet needs the library 'pyarrow': pip install 'moco_jax[parquet]'"
-        ) from error
     return pyarrow
 
 

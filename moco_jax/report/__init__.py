@@ -16,7 +16,8 @@ import jax
 
 from moco_jax.evals.evaluation import Context
 from moco_jax.evals.extraction import Encode
-from moco_jax.report import page, pictures, rundir
+from moco_jax.extras import extra
+from moco_jax.report import pictures, rundir
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pa
     Raises:
       MissingError: one of the directories is not that of a run; the error names it.
     """
+    with extra("report", FILE):
+        from moco_jax.report import page  # plotly and jinja2: 1 s to import
     path = pathlib.Path(out)
     text = page.render(rundir.read_all(workdirs))
     part = path.with_name(f"{path.name}.part")

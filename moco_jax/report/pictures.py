@@ -16,6 +16,7 @@ from moco_jax.data.source import Source
 from moco_jax.errors import InputError
 from moco_jax.evals.evaluation import Context
 from moco_jax.evals.extraction import Encode, Features, feature_batches
+from moco_jax.extras import extra
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +128,10 @@ def embed(features: np.ndarray, seed: int) -> np.ndarray:
     Raises:
       InputError: too few images.
     """
-    from sklearn.decomposition import PCA  # 2 s to import
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
+    with extra("report", "the map of features"):
+        from sklearn.decomposition import PCA  # 2 s to import
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
 
     unit = _normalized(features)
     if len(unit) < 4:
