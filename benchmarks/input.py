@@ -28,7 +28,7 @@ from ml_collections import ConfigDict, config_flags
 
 from benchmarks import images
 from moco_jax import mesh as meshes
-from moco_jax.data import host_crop, loader, pipeline, transfer, workers
+from moco_jax.data import decoding, host_crop, loader, pipeline, transfer, workers
 from moco_jax.data.host_crop import Region
 from moco_jax.data.source import EncodedSource
 
@@ -75,20 +75,20 @@ def parts(source: EncodedSource, data: ConfigDict, peer: Jobs) -> dict[str, floa
     load = loader.views_loader(source, 0, regions, data.max_pixels)
 
     def views(i: int) -> None:
-        header = host_crop.read_header(encoded[i], data.max_pixels)
+        header = decoding.read_header(encoded[i], data.max_pixels)
         host_crop.random_views(encoded[i], header, host_crop.generator(0, 0, i), regions, out)
 
     times = best_times(
         {
             "whole": lambda i: load(index[i], 0, out),
             "read": lambda i: source.read(index[i]),
-            "decode": lambda i: host_crop.decode(encoded[i]),
+            "decode": lambda i: decoding.decode(encoded[i]),
             "decode and crop": views,
         }
         | peer,
     )
     times["crop"] = times.pop("decode and crop") - times["decode"]
-    decoded = itertools.cycle([host_crop.decode(content) for content in encoded])
+    decoded = itertools.cycle([decoding.decode(content) for content in encoded])
 
     def known(*_: object) -> np.ndarray:
         return next(decoded)

@@ -36,6 +36,7 @@ NOT_IDENTITY = (
     "data.processes",
     "data.prefetch",
     "data.max_bad_share",
+    "data.read_seconds",
     "data.eval_batch_size",
     "data.resident_gb",
     "data.cache_dir",
@@ -104,6 +105,8 @@ def default() -> ConfigDict:
 
     c.data = d = ConfigDict()
     d.source = "tfds:imagenet2012"  # embedded, folder:PATH, npz:PATH, hf:NAME_OR_PATH, tfds:NAME
+    d.image_column = ""  # of hf: and tfds:, which images; "": the only ones
+    d.label_column = ""  # of hf: and tfds:, which labels; "": the only ones, or those named so
     d.label_share = 1.0  # of the training images of each class, at least one; 1: all, or unlabelled
     d.batch_size = 256  # images over ALL devices and hosts
     d.image_size = 224  # pixels, of the square views
@@ -118,6 +121,8 @@ def default() -> ConfigDict:
     d.prefetch = 2  # batches made ready ahead of the step
     d.max_bad_share = 0.01  # share of unreadable images above which the run stops
     d.max_pixels = 100_000_000  # of an image; larger ones count as unreadable and are not decoded
+    d.levels = 0  # value of 16-bit pixels that is white: 4095 of 12 bits; 0: 65535, the upper byte
+    d.read_seconds = 60.0  # that an image may take to be read before it is given up; 0: no limit
     d.array_gb = 4.0  # encoded images of one size up to 64 x 64 become an array up to this size
     d.resident_gb = 4.0  # an array up to this size lies on each device; larger ones are sent
     d.cache_dir = ""  # of folder indices; "": $XDG_CACHE_HOME/moco_jax or ~/.cache/moco_jax

@@ -21,6 +21,10 @@ class InputError(WrongInputError, ValueError):
     """A value, or what a file holds, is not what is expected."""
 
 
+class BadImage(InputError):
+    """Bytes that are no whole image."""
+
+
 class MissingError(WrongInputError, FileNotFoundError):
     """A file or folder that was named does not exist."""
 

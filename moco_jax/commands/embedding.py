@@ -13,15 +13,22 @@ from ml_collections import ConfigDict
 
 from moco_jax import mesh as meshes
 from moco_jax.commands.terminal import numbers
-from moco_jax.config import BACKENDS, DTYPES, FEATURES
+from moco_jax.config import BACKENDS, DTYPES, FEATURES, default
 from moco_jax.convert.arch import ARCHS
 from moco_jax.convert.contents import ENCODERS
 from moco_jax.data import augment, pipeline, transfer
 from moco_jax.data.prefetch import Prefetcher
-from moco_jax.data.source import Source, Splits
+from moco_jax.data.source import Source, Splits, log_data
 from moco_jax.encoder import Encoder, load
 from moco_jax.errors import InputError
 from moco_jax.evals.extraction import Encode
+
+# Options of `config.data` that say how images are read: flags here as they are in training. Others
+# have a flag of their own below, or are of training alone.
+READING = (
+    *("image_column", "label_column", "threads", "processes", "prefetch", "max_bad_share"),
+    *("max_pixels", "levels", "read_seconds", "array_gb", "resident_gb", "cache_dir"),
+)
 
 
 class Embedding(NamedTuple):
@@ -73,6 +80,10 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--backend", choices=BACKENDS, default="auto")
     p.add_argument("--arch", choices=list(ARCHS), help="where the file leaves it open")
     p.add_argument("--heads", type=int, help="attention heads, where the file leaves them open")
+    reading = p.add_argument_group("how images are read, as in training (moco_jax/config.py)")
+    for name in READING:
+        kind = type(default().data[name])
+        reading.add_argument(f"--config.data.{name}", type=kind, metavar=kind.__name__)
 
 
 def open_flags(flags: argparse.Namespace) -> Embedding:
@@ -96,9 +107,12 @@ def open_flags(flags: argparse.Namespace) -> Embedding:
         raise InputError(f"{flags.checkpoint} does not say which images it has seen: name --data")
     data.eval_crop_share = flags.crop_share or data.eval_crop_share
     data.eval_batch_size = flags.batch_size or data.eval_batch_size
+    given = {name: getattr(flags, f"config.data.{name}") for name in READING}
+    data.update({name: value for name, value in given.items() if value is not None})
     mesh = meshes.make_mesh()
     meshes.check_batch("batch_size", data.eval_batch_size, mesh)
     splits = pipeline.open_data(data)
+    log_data(splits)
     for source in filter(None, splits):
         if source.channels != encoder.channels:
             raise InputError(

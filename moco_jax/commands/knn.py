@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from moco_jax.commands.embedding import Embedding, add_flags, open_flags
 from moco_jax.commands.terminal import guarded, numbers
 from moco_jax.convert.formats.ours import is_ours
+from moco_jax.data.source import Splits
+from moco_jax.data.subset import labelled_only
 from moco_jax.encoder import untrained
 from moco_jax.errors import InputError, NotFiniteError
 from moco_jax.evals import knn_accuracy
@@ -74,9 +76,10 @@ def run(flags: argparse.Namespace) -> None:
     c, folder = options(flags, e.encoder.config), flags.out or folder_of(flags.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     print(e.encoder.name)
+    data = Splits(*map(labelled_only, e.splits))
     for name, features, encode in contestants(e, flags.floors):
         try:
-            outcome = knn_accuracy.evaluate(encode, e.splits, e.batches, c, e.mesh)
+            outcome = knn_accuracy.evaluate(encode, data, e.batches, c, e.mesh)
         except NotFiniteError as error:
             raise InputError(f"{e.encoder.name}, {name}: {error}") from error
         settings = {"encoder": name, "features": features} | overridden(flags)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from moco_jax.commands.terminal import guarded
 from moco_jax.data import contact_sheet, pipeline
+from moco_jax.data.source import log_data
 from moco_jax.errors import InputError
 from moco_jax.protocols import make_task
 from moco_jax.training.experiment import facts_of
@@ -36,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except flags.Error as error:
             raise InputError(error) from error
         c = config.value
-        source = pipeline.open_data(c.data).train
+        splits = pipeline.open_data(c.data)
+        log_data(splits)
+        source = splits.train
         pipeline.check(source, c.data)
         recipes = make_task(c, facts_of(c, source)).views
         picture = contact_sheet.grid(contact_sheet.views(source, c, recipes))

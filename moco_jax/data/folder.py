@@ -1,40 +1,35 @@
 """Sources that are folders of image files."""
 
-import concurrent.futures
 import difflib
 import functools
 import itertools
 import logging
-import os
 import time
-from collections.abc import Sequence
 
 import numpy as np
 
-from moco_jax.data import index
+from moco_jax.data import index, layout, listing
+from moco_jax.data.formats import EXTENSIONS
 from moco_jax.data.index import Index
-from moco_jax.data.source import EncodedSource, Splits, existing
+from moco_jax.data.source import EncodedSource, Opening, Splits, existing
+from moco_jax.data.summary import LeftOut, Understood
 from moco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-TEST_FOLDERS = ("val", "valid", "validation", "test")  # the first that exists
-_LISTERS = 16  # folders listed at a time: on a network, listing is waiting
 
+def open_folder(where: str, opening: Opening) -> Splits:
+    """Opens a folder of image files.
 
-def open_folder(where: str, cache_dir: str = "") -> Splits:
-    """Opens a folder of JPEG, PNG, WebP and BMP files.
-
-    With a sub-folder `train`, that is the training set and `val` (or `valid`, `validation`,
-    `test`) the test set; otherwise the folder itself is the training set. In either, each
-    sub-folder that holds images, at any depth, is a class; images without sub-folders have no
-    labels; images beside class folders are an error. Classes and files are sorted by name;
-    hidden ones, and files with other extensions, are passed over.
+    Which of its sub-folders are splits `layout` says; without any, the folder itself is the
+    training set. In a split, each sub-folder that holds images, at any depth, is a class; images
+    without sub-folders have no labels; images beside class folders are an error. Classes and files
+    are sorted by name, and those of the training split number the classes. What `listing` leaves
+    out is counted.
 
     Args:
       where: The folder.
-      cache_dir: Where the list of files is kept for the next time; see `index.cache_file`.
+      opening: Where the list of files is kept for the next time; see `index.cache_file`.
 
     Raises:
       MissingError: the folder does not exist.
@@ -43,16 +38,26 @@ def open_folder(where: str, cache_dir: str = "") -> Splits:
     root = existing(where)
     if not root.is_dir():
         raise InputError(f"folder:{root} is a file; expected a folder of images")
-    splits = [name for name in ("train", *TEST_FOLDERS) if (root / name).is_dir()]
-    if "train" not in splits:
-        if splits and set(_subfolders(root)) == set(splits):
-            raise InputError(f"folder:{root} holds {splits[0]!r} but no 'train' beside it")
-        return Splits(_source(_index(str(root), cache_dir)), None)
-    train = _index(str(root / "train"), cache_dir)
-    if len(splits) == 1:
-        return Splits(_source(train), None)
-    test = _index(str(root / splits[1]), cache_dir)
-    return Splits(_source(train), _source(test, train))
+    found = layout.find(root)
+    train = _index(found.train, opening.cache_dir)
+    source = _source(train, train, found.notes)
+    if found.test is None:
+        return Splits(source, None)
+    test = _index(found.test, opening.cache_dir)
+    _check_flat(test, train)
+    return Splits(source, _source(test, train))
+
+
+def _check_flat(test: Index, train: Index) -> None:
+    """Refuses a validation split without class folders beside a training split with them."""
+    if train.labels is None or test.labels is not None:
+        return
+    if layout.role(test.root.rpartition("/")[2]) == layout.VALIDATION:
+        raise InputError(
+            f"folder:{test.root} holds {len(test)} images without class folders, but "
+            f"{train.root} has {len(train.class_names)} classes; expected folders such as "
+            f"{test.root}/{train.class_names[0]}. folder:{train.root} trains without it"
+        )
 
 
 def _index(root: str, cache_dir: str) -> Index:
@@ -69,15 +74,7 @@ def _index(root: str, cache_dir: str) -> Index:
 
 def _list(root: str) -> tuple[Index, dict[str, int]]:
     """Lists the images of one split; the second are the folders, each with its time in ns."""
-    folders = {"": os.stat(root).st_mtime_ns}
-    direct = sorted(e.name for e in os.scandir(root) if _is_image(e) and not e.is_dir())
-    by_class = {}
-    with concurrent.futures.ThreadPoolExecutor(_LISTERS) as pool:
-        names = _subfolders(root)
-        for name, (paths, times) in zip(names, pool.map(functools.partial(_walk, root), names)):
-            folders |= times
-            if paths:
-                by_class[name] = paths
+    direct, by_class, rest = listing.list_classes(root)
     if direct and by_class:
         raise InputError(
             f"folder:{root} holds images ({direct[0]!r} and {len(direct) - 1} more) beside class "
@@ -86,29 +83,14 @@ def _list(root: str) -> tuple[Index, dict[str, int]]:
     if not direct and not by_class:
         raise InputError(
             f"folder:{root} holds no image (files ending in {', '.join(EXTENSIONS)}), directly or "
-            f"in class folders; it holds {', '.join(sorted(os.listdir(root))[:5]) or 'nothing'}"
+            f"in class folders; it holds {LeftOut(rest.left_out) or 'nothing'}"
         )
     if direct:
-        return Index.of(root, direct, None, ()), folders
+        return Index.of(root, direct, None, (), rest.left_out), rest.times
     labels = np.repeat(np.arange(len(by_class)), [len(paths) for paths in by_class.values()])
     paths = list(itertools.chain.from_iterable(by_class.values()))
-    return Index.of(root, paths, labels.astype(np.int32), tuple(by_class)), folders
-
-
-def _walk(root: str, folder: str) -> tuple[list[str], dict[str, int]]:
-    """Sorted paths of the images in a folder of `root`, at any depth; its folders' times."""
-    found, times, left = [], {}, [folder]
-    while left:
-        below = left.pop()
-        where = os.path.join(root, below)
-        times[below] = os.stat(where).st_mtime_ns  # before the listing: what comes later shows
-        with os.scandir(where) as entries:
-            for entry in entries:
-                if entry.is_dir() and not entry.name.startswith("."):
-                    left.append(os.path.join(below, entry.name))
-                elif _is_image(entry):
-                    found.append(os.path.join(below, entry.name))
-    return sorted(found), times
+    images = Index.of(root, paths, labels.astype(np.int32), tuple(by_class), rest.left_out)
+    return images, rest.times
 
 
 def _numbers(test: Index, train: Index) -> np.ndarray | None:
@@ -126,10 +108,15 @@ def _numbers(test: Index, train: Index) -> np.ndarray | None:
     return np.array([numbers[name] for name in test.class_names], np.int32)
 
 
-def _source(images: Index, train: Index | None = None) -> EncodedSource:
+def _source(images: Index, train: Index, notes: tuple[str, ...] = ()) -> EncodedSource:
     """A source; of test images with the numbers that their classes have in `train`."""
-    train = train or images
     numbers = _numbers(images, train)
+    understood = Understood(
+        images.root, len(images), images.kinds, left_out=images.left_out, notes=notes
+    )
+    if numbers is not None:
+        labels = numbers[images.labels]
+        understood = understood.labelled("name of folder", labels, train.class_names)
     return EncodedSource(
         name=f"folder:{images.root}",
         size=len(images),
@@ -138,6 +125,7 @@ def _source(images: Index, train: Index | None = None) -> EncodedSource:
         labelled=numbers is not None,
         class_names=train.class_names if numbers is not None else (),
         read_labels=None if numbers is None else functools.partial(_labels, images, numbers),
+        understood=understood,
     )
 
 
@@ -146,16 +134,5 @@ def _labels(images: Index, numbers: np.ndarray) -> np.ndarray:
 
 
 def _read(images: Index, numbers: np.ndarray | None, i: int) -> tuple[bytes, int]:
-    with open(images.path(i), "rb", buffering=0) as file:
-        return file.readall(), -1 if numbers is None else int(numbers[images.labels[i]])
-
-
-def _is_image(entry: os.DirEntry) -> bool:
-    return entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
-
-
-def _subfolders(root: str) -> Sequence[str]:
-    """Names of the folders in `root`, sorted."""
-    return sorted(
-        entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."
-    )
+    label = -1 if numbers is None else int(numbers[images.labels[i]])
+    return listing.read_file(images.path(i)), label

@@ -1,35 +1,54 @@
 """Sources from the Hugging Face library `datasets`, an optional extra: moco_jax[hf]."""
 
+import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from moco_jax.data.source import EncodedSource, Splits
-from moco_jax.errors import InputError
+from moco_jax.data import layout
+from moco_jax.data.columns import choose_image, choose_label
+from moco_jax.data.labels import class_numbers
+from moco_jax.data.listing import read_file
+from moco_jax.data.source import EncodedSource, Opening, Splits
+from moco_jax.data.summary import Understood, kinds_of
+from moco_jax.errors import BadImage, InputError
 
-TEST_SPLITS = ("validation", "test")  # the first that exists
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
+_LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
+_NAMED = 10_000  # images whose names tell the kinds of all
 
 
-def open_hf(where: str, _: str = "") -> Splits:
+def open_hf(where: str, opening: Opening = Opening()) -> Splits:
     """Opens a data set of the hub, downloaded if need be, or one on disk.
+
+    Its splits are told by their names, as folders are: `layout.NAMES`.
 
     Args:
       where: `NAME` or `NAME:CONFIG` as on the hub; or the path of a folder that `save_to_disk`
         wrote, or that `datasets.load_dataset` knows to read (Parquet files, images).
+      opening: its columns.
 
     Raises:
       InputError: the library is missing; it cannot load the data set; no training split; no
-        images.
+        images; it is not clear which column is meant.
     """
     splits = _load(where)
-    if "train" not in splits:
+    chosen = layout.pick(splits)
+    if layout.TRAIN not in chosen:
         raise InputError(f"hf:{where} has no split 'train', only {', '.join(splits)}")
-    test = next((split for split in TEST_SPLITS if split in splits), None)
-    return Splits(*(name and _source(where, name, splits[name]) for name in ("train", test)))
+    name, test = chosen[layout.TRAIN], chosen.get(layout.VALIDATION) or chosen.get(layout.TEST)
+    train = _source(where, name, splits[name], opening, ())
+    unused = [split for split in splits if split not in (name, test)]
+    if unused:
+        notes = f"not the splits {', '.join(map(repr, unused))}"
+        train = dataclasses.replace(train, understood=train.understood.noting(notes))
+    if not test:
+        return Splits(train, None)
+    return Splits(train, _source(where, test, splits[test], opening, train.class_names))
 
 
 def _library() -> Any:
@@ -58,39 +77,72 @@ def _load(where: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"train": found}
 
 
-def _source(where: str, split: str, records: Any) -> EncodedSource:
-    """One split, its images left encoded."""
-    datasets = _library()
-    image, label = (
-        next((key for key, feature in records.features.items() if isinstance(feature, kind)), None)
-        for kind in (datasets.Image, datasets.ClassLabel)
-    )
-    if image is None:
-        raise InputError(
-            f"hf:{where} has no image among its features {', '.join(records.features)}"
-        )
-    names = records.features[label].names if label else ()
+def _source(
+    where: str, split: str, records: Any, opening: Opening, class_names: tuple[str, ...]
+) -> EncodedSource:
+    """One split, its images left encoded; `class_names` are those of training, if known."""
+    datasets, what = _library(), f"hf:{where} {split}"
+    features = records.features
+    images = [key for key, f in features.items() if isinstance(f, datasets.Image)]
+    image = choose_image(what, list(features), images, opening.image_column)
+    label = choose_label(what, list(features), _label_columns(features), opening.label_column)
     records = records.select_columns([image, label] if label else [image])
     records = records.cast_column(image, datasets.Image(decode=False))
+    file_of = functools.partial(_file, records.with_format("arrow"), image)
+    kinds = kinds_of(map(file_of, range(0, len(records), 1 + len(records) // _NAMED)))
+    understood = Understood(f"split {split!r}", len(records), kinds)
+    numbers = None
+    if label:
+        names = class_names or tuple(getattr(features[label], "names", None) or ())
+        numbers, class_names = _numbers(f"{what}: column {label!r}", records, label, names)
+        understood = understood.labelled(f"column {label!r}", numbers, class_names)
+        numbers = numbers if (numbers >= 0).any() else None
     return EncodedSource(
-        name=f"hf:{where} {split}",
+        name=what,
         size=len(records),
-        read=functools.partial(_read, records, image, label),
-        item_name=f"hf:{where} {split}[{{}}]".format,
-        labelled=label is not None,
-        class_names=tuple(names),
-        read_labels=functools.partial(_labels, records, label) if label else None,
+        read=functools.partial(_read, records, image, numbers),
+        item_name=functools.partial(_name, what, file_of),
+        labelled=numbers is not None,
+        class_names=class_names if numbers is not None else (),
+        read_labels=None if numbers is None else functools.partial(np.copy, numbers),
+        understood=understood,
     )
 
 
-def _labels(records: Any, label: str) -> np.ndarray:
-    return np.array(records[label], np.int32)
+def _label_columns(features: Any) -> list[str]:
+    """Columns that may hold labels: of ClassLabel, or of numbers or text with a usual name."""
+    datasets = _library()
+    sure = [key for key, f in features.items() if isinstance(f, datasets.ClassLabel)]
+    usual = [key for key in features if key.lower() in _LABEL_NAMES]
+    values = [key for key in usual if isinstance(features[key], datasets.Value)]
+    return sure or [key for key in values if "float" not in features[key].dtype]
 
 
-def _read(records: Any, image: str, label: str | None, i: int) -> tuple[bytes, int]:
-    record = records[i]
-    content = record[image]["bytes"]
+def _numbers(
+    what: str, records: Any, label: str, names: tuple[str, ...]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels, int32 (N,), and the classes' names: their numbers where they have no others."""
+    column = np.array(records[label][:], object)
+    numbers, names = class_numbers(what, column, names)
+    return numbers, names or tuple(map(str, range(int(numbers.max()) + 1)))
+
+
+def _file(records: Any, image: str, i: int) -> str:
+    """The name of the file that an image comes from; "" where that is not known."""
+    path = records[i].column(image).combine_chunks().field("path")[0].as_py()
+    return os.path.basename(path or "")
+
+
+def _name(what: str, file_of: Callable[[int], str], i: int) -> str:
+    """A place in the split, and the file."""
+    return f"{what}[{i}] {file_of(i)}".rstrip()
+
+
+def _read(records: Any, image: str, numbers: np.ndarray | None, i: int) -> tuple[bytes, int]:
+    record = records[i][image]
+    if record is None:
+        raise BadImage("the record has no image")
+    content = record["bytes"]
     if content is None:  # the data set only names a file
-        with open(os.path.expanduser(record[image]["path"]), "rb") as file:
-            content = file.read()
-    return content, -1 if label is None else int(record[label])
+        content = read_file(os.path.expanduser(record["path"]))
+    return content, -1 if numbers is None else int(numbers[i])

@@ -1,36 +1,22 @@
-"""Decoding and cropping on the host: encoded bytes in, uint8 crops out.
+"""Cropping on the host: encoded bytes in, uint8 crops out.
 
 H height, W width of an image, V views, S output size (pixels)
 """
 
-import contextlib
-import io
 import math
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from moco_jax.errors import InputError
-
-# The pipeline runs one image per thread; OpenCV's own threads would only get in their way.
-cv2.setNumThreads(0)
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # BadImage says it better
+from moco_jax.data import decoding
+from moco_jax.errors import BadImage
 
 _TRIES = 10  # of torchvision's RandomResizedCrop
 _BORDER = cv2.BORDER_REPLICATE
-_JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of a frame header
 _GAP = 2  # times that a crop still shrinks after decoding at reduced scale
-# The bits of the scale alone: OpenCV's names join them with gray or BGR, none with RGB.
-_REDUCED = {1: 0, 2: 16, 4: 32, 8: 64}
-_NO_IMAGE = "no kind of image that OpenCV or Pillow knows"
-
-
-class BadImage(InputError):
-    """Bytes that are no whole image."""
 
 
 class Region(NamedTuple):
@@ -47,96 +33,6 @@ class Box(NamedTuple):
     left: int
     height: int
     width: int
-
-
-class Header(NamedTuple):
-    """What the first bytes of an image say: its size in pixels, and whether it is a JPEG."""
-
-    height: int
-    width: int
-    jpeg: bool
-
-
-def read_header(data: bytes, max_pixels: int) -> Header:
-    """Reads the size of an image without decoding it.
-
-    Raises:
-      BadImage: for bytes that are empty or no image, and for no or more than `max_pixels` pixels.
-    """
-    if not data:
-        raise BadImage("zero bytes")
-    size = _jpeg_size(data) if data.startswith(b"\xff\xd8") else None
-    height, width = size or _png_size(data) or _size_by_pil(data)
-    if not 0 < height * width <= max_pixels:
-        raise BadImage(f"{width} x {height} pixels; expected 1 to data.max_pixels={max_pixels}")
-    return Header(height, width, jpeg=size is not None)
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(H, W) in a JPEG's frame header, a tenth of what PIL takes for it; None where not found."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] in _JPEG_SIZES:
-            return struct.unpack_from(">HH", data, at + 5)
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return None
-
-
-def _png_size(data: bytes) -> tuple[int, int] | None:
-    """(H, W) in a PNG's first chunk; None for another format."""
-    if not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 24:
-        return None
-    return struct.unpack_from(">II", data, 16)[::-1]
-
-
-def _size_by_pil(data: bytes) -> tuple[int, int]:
-    with _pil_errors(), Image.open(io.BytesIO(data)) as image:
-        return image.size[::-1]
-
-
-@contextlib.contextmanager
-def _pil_errors() -> Iterator[None]:
-    """Turns what PIL raises for a bad image into BadImage."""
-    try:
-        yield
-    except UnidentifiedImageError as error:  # whose message names an object in memory
-        raise BadImage(_NO_IMAGE) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadImage(str(error)) from error
-
-
-def decode(data: bytes, reduction: int = 1) -> np.ndarray:
-    """Decodes an image to colour, as `PIL.Image.open(...).convert('RGB')` does.
-
-    Alpha is dropped, a palette is looked up, EXIF orientation is ignored: what networks trained
-    through PIL have seen. 16-bit pixels keep their upper byte (PIL would saturate gray ones).
-
-    Args:
-      data: The encoded image.
-      reduction: 1; of a JPEG also 2, 4 or 8: decoded at so much smaller a scale, from fewer
-        coefficients of its cosine transform.
-
-    Returns:
-      uint8 (H, W, 3); with a reduction its sides are rounded up.
-
-    Raises:
-      BadImage: for bytes that are cut short or no image.
-    """
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | _REDUCED[reduction]
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise BadImage(str(error.err)) from error
-    return _decode_with_pil(data) if image is None else image
-
-
-def _decode_with_pil(data: bytes) -> np.ndarray:
-    """For formats that OpenCV does not know, and for the reason why an image is bad."""
-    with _pil_errors(), Image.open(io.BytesIO(data)) as image:
-        if image.mode.startswith("I;16"):
-            gray = (np.asarray(image) >> 8).astype(np.uint8)
-            return np.repeat(gray[..., None], 3, axis=2)
-        return np.asarray(image.convert("RGB"))
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -195,7 +91,7 @@ def _triangle(shrink: float) -> np.ndarray:
 
 def random_views(
     data: bytes,
-    header: Header,
+    header: decoding.Header,
     rng: np.random.Generator,
     regions: Sequence[Region],
     out: Sequence[np.ndarray],
@@ -217,7 +113,7 @@ def random_views(
     """
     boxes = [sample_box(rng, header.height, header.width, region) for region in regions]
     by = _reduction(boxes, out) if header.jpeg else 1
-    image = decode(data, by)
+    image = decoding.decode(data, by, header.levels)
     if image.shape[:2] != (-(-header.height // by), -(-header.width // by)):
         raise BadImage(f"decodes to {image.shape[1]} x {image.shape[0]} pixels, unlike its header")
     for box, view in zip(boxes, out):

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from moco_jax.data import device_crop, host_crop
-from moco_jax.data.host_crop import BadImage
-from moco_jax.errors import InputError
+from moco_jax.data import decoding, device_crop, host_crop
+from moco_jax.errors import BadImage, InputError
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike
 
@@ -74,7 +73,7 @@ def _read(path: str | os.PathLike, channels: int) -> np.ndarray | Image.Image:
     """A file as the folder source decodes it, or, to be made gray, as PIL does."""
     encoded = pathlib.Path(path).read_bytes()
     try:
-        image = host_crop.decode(encoded)
+        image = decoding.decode(encoded)
     except BadImage as error:
         raise BadImage(f"{path}: {error}") from error
     return Image.fromarray(image) if channels == 1 else image

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from moco_jax.data import listing, summary
 from moco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 # Times of file systems may be this coarse: a folder that changed so recently may change again
 # without showing it, and its list is not kept.
 _TICK = 2_000_000_000  # ns
+_VERSION = 2  # of the file: another one's is made anew
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +40,8 @@ class Index:
       labels: int32 (N,), numbers of classes, or None.
       ends: int64 (N,), where each path ends in `names`.
       names: uint8, all paths below the root, one after the other.
+      kinds: The ends of the images' names, each with how many there are.
+      left_out: What was left out and why, as `summary.LeftOut`.
       file: Where the list is kept, with its stamp; None where it is not.
     """
 
@@ -46,6 +50,8 @@ class Index:
     labels: np.ndarray | None
     ends: np.ndarray
     names: np.ndarray
+    kinds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     file: tuple[str, str] | None = None
 
     def __len__(self) -> int:
@@ -58,8 +64,8 @@ class Index:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes map the file as well, rather than have a copy each.
-        fields = (self.root, self.class_names, self.labels, self.ends, self.names)
-        return (_reopen, self.file) if self.file else (type(self), fields)
+        fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        return (_reopen, self.file) if self.file else (type(self), tuple(fields))
 
     @classmethod
     def of(
@@ -68,12 +74,14 @@ class Index:
         paths: Sequence[str],
         labels: np.ndarray | None,
         class_names: Sequence[str],
+        left_out: Mapping[str, tuple[int, str]],
     ) -> Self:
         """An index in memory of paths below a root."""
         encoded = [os.fsencode(path) for path in paths]
         ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         names = np.frombuffer(b"".join(encoded), np.uint8)
-        return cls(root, tuple(class_names), labels, ends, names)
+        kinds = summary.kinds_of(paths)
+        return cls(root, tuple(class_names), labels, ends, names, kinds, left_out)
 
 
 def cache_file(cache_dir: str, root: str) -> pathlib.Path:
@@ -110,11 +118,18 @@ def save(index: Index, folders: Mapping[str, int], begin: int, file: pathlib.Pat
     if max(folders.values()) > begin - _TICK:
         log.info("%s has just changed: its list of images is not kept", index.root)
         return index
+    if fleeting := set(index.left_out) & set(listing.FLEETING):
+        log.info("%s: the list of images is not kept: there are %s", index.root,
+                 " and ".join(sorted(fleeting)))  # fmt: skip
+        return index
     head = {
+        "version": _VERSION,
         "root": index.root,
         "class_names": index.class_names,
         "labelled": index.labels is not None,
         "count": len(index),
+        "kinds": index.kinds,
+        "left_out": index.left_out,
         "stamp": f"{time.time_ns()}-{os.getpid()}",
         "folders": folders,
     }
@@ -140,6 +155,8 @@ def _open(file: pathlib.Path) -> tuple[Index, dict[str, int]]:
     with file.open("rb") as opened:
         head = json.loads(opened.readline())
         at, n = opened.tell(), head["count"]
+    if head.get("version") != _VERSION:
+        raise InputError(f"{file} is of another version")
     data = np.memmap(file, np.uint8, "r")
     ends = np.frombuffer(data, np.int64, n, at)
     at += ends.nbytes
@@ -148,8 +165,11 @@ def _open(file: pathlib.Path) -> tuple[Index, dict[str, int]]:
     if len(data) != at + ends[-1]:
         raise InputError(f"{file} is cut short")
     names = np.frombuffer(data, np.uint8, offset=at)
-    kept = str(file), head["stamp"]
-    index = Index(head["root"], tuple(head["class_names"]), labels, ends, names, kept)
+    left_out = {reason: tuple(found) for reason, found in head["left_out"].items()}
+    index = Index(
+        head["root"], tuple(head["class_names"]), labels, ends, names, head["kinds"], left_out,
+        (str(file), head["stamp"]),
+    )  # fmt: skip
     return index, head["folders"]
 
 

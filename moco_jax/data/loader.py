@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import host_crop, workers
-from moco_jax.data.host_crop import BadImage
+from moco_jax.data import decoding, host_crop, workers
 from moco_jax.data.source import EncodedSource
+from moco_jax.errors import BadImage
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +125,16 @@ def read(source: EncodedSource, index: int, max_pixels: int) -> tuple[np.ndarray
     """
     with _naming(source, index):
         encoded, label = source.read(index)
-        host_crop.read_header(encoded, max_pixels)
-        return host_crop.decode(encoded), label
+        header = decoding.read_header(encoded, max_pixels, source.levels)
+        return decoding.decode(encoded, levels=header.levels), label
+
+
+def deep_values(source: EncodedSource, index: Sequence[int], max_pixels: int) -> Iterator[int]:
+    """The largest value of each of some images whose pixels have 16 bits."""
+    for i in index:
+        with contextlib.suppress(BadImage, OSError):
+            if (found := decoding.deep_value(source.read(i)[0], max_pixels)) is not None:
+                yield found
 
 
 @contextlib.contextmanager
@@ -152,7 +160,7 @@ def _load_views(
         try:
             with _naming(source, used):
                 encoded, label = source.read(used)
-                header = host_crop.read_header(encoded, max_pixels)
+                header = decoding.read_header(encoded, max_pixels, source.levels)
                 rng = host_crop.generator(seed, epoch, used)
                 host_crop.random_views(encoded, header, rng, regions, out)
         except BadImage as error:
@@ -226,6 +234,7 @@ class _Tally:
         self._source, self._max_share = source, max_share
         self._seen, self._unreadable = 0, 0
         self._named: set[str] = set()
+        self._first, self._several = "", False
 
     def count(self, loaded: list[Loaded]) -> None:
         """Takes in the rows of one batch; batches come in the stream's order."""
@@ -233,9 +242,12 @@ class _Tally:
         self._seen += len(errors) + sum(row.index >= 0 for row in loaded)
         self._unreadable += len(errors)
         self._name(errors)
+        self._first = self._first or next(iter(errors), "")
+        self._several = self._several or any(error != self._first for error in errors)
         wanted = [row for row in loaded if row.index >= 0 or row.unreadable]
         none_good = len(wanted) >= _FEW and all(row.unreadable for row in wanted)
-        enough = self._seen >= min(_SAMPLE, len(self._source))
+        # One bad image, however few there are, is no reason to stop.
+        enough = self._seen >= min(_SAMPLE, len(self._source)) and self._several
         if none_good or (enough and self._unreadable > self._max_share * self._seen):
             raise BadImage(
                 f"{self._unreadable} of {self._seen} images of {self._source.name} cannot be read, "

@@ -14,18 +14,19 @@ on the devices already.
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import host_crop, loader, small
-from moco_jax.data.host_crop import BadImage
+from moco_jax.data import deep_pixels, host_crop, loader, small
 from moco_jax.data.loader import Batch, Rows
+from moco_jax.data.patience import Patience
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import ArraySource, Source, Splits, open_source
-from moco_jax.errors import InputError
+from moco_jax.errors import BadImage, InputError
 
 _PROBES = 16  # images that `check` reads
 _STATS_IMAGES = 2000  # images that `channel_stats` measures
@@ -34,8 +35,31 @@ Put = Callable[[Batch], Batch]
 
 
 def open_data(data: ConfigDict) -> Splits:
-    """Opens `data.source`; small encoded images of one size become arrays."""
-    return small.as_arrays(open_source(data.source, data.cache_dir), data)
+    """Opens `data.source`; small encoded images of one size become arrays.
+
+    Raises:
+      InputError: from `open_source`, or `data.levels` or `data.read_seconds` is no such number.
+    """
+    if not 0 <= data.levels <= deep_pixels.WHITE:
+        raise InputError(f"data.levels={data.levels}: expected 0 to {deep_pixels.WHITE}")
+    if not data.read_seconds >= 0:
+        raise InputError(f"data.read_seconds={data.read_seconds}: expected 0 (no limit) or more")
+    columns = data.image_column, data.label_column
+    splits = open_source(data.source, data.cache_dir, *columns)
+    return small.as_arrays(Splits(*(part and _as_told(part, data) for part in splits)), data)
+
+
+def _as_told(source: Source, data: ConfigDict) -> Source:
+    """An encoded source with the options that say how it is read."""
+    if isinstance(source, ArraySource):
+        return source
+    if data.read_seconds:
+        source = dataclasses.replace(source, read=Patience(source.read, data.read_seconds))
+    if not data.levels:
+        few = evenly(len(source), _PROBES).tolist()
+        used = loader.deep_values(source, few, data.max_pixels)
+        deep_pixels.warn_about_levels(source.name, list(used))
+    return dataclasses.replace(source, levels=data.levels)
 
 
 def copied(batch: Batch) -> Batch:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import host_crop, loader
-from moco_jax.data.host_crop import BadImage
+from moco_jax.data import decoding, loader
 from moco_jax.data.source import ArraySource, EncodedSource, Splits
+from moco_jax.errors import BadImage
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def _probe(source: EncodedSource, max_pixels: int) -> Iterator[tuple[int, int]]:
     """(H, W) of some images, from their headers; (0, 0) for one that cannot be read."""
     for index in np.linspace(0, len(source) - 1, _PROBES, dtype=int).tolist():
         try:
-            header = host_crop.read_header(source.read(index)[0], max_pixels)
+            header = decoding.read_header(source.read(index)[0], max_pixels)
             yield header.height, header.width
         except (BadImage, OSError):
             yield 0, 0
@@ -63,7 +63,10 @@ def _decoded(source: EncodedSource, size: tuple[int, int], data: ConfigDict) -> 
         kept = batch["index"] >= 0
         images[batch["index"][kept]] = batch["crops"][0][kept]
         labels[batch["index"][kept]] = batch["label"][kept]
-    return ArraySource(source.name, images, labels if source.labelled else None, source.class_names)
+    return ArraySource(
+        source.name, images, labels if source.labelled else None, source.class_names,
+        name_of=source.item_name, understood=source.understood,
+    )  # fmt: skip
 
 
 def _plan(n: int, b: int) -> Iterator[loader.Rows]:

@@ -7,6 +7,7 @@ A new kind of source is one new file and one line in `OPENERS`.
 
 import dataclasses
 import difflib
+import logging
 import pathlib
 import pkgutil
 from collections.abc import Callable
@@ -15,10 +16,16 @@ from typing import NamedTuple
 import numpy as np
 
 from moco_jax import config
+from moco_jax.data import summary
+from moco_jax.data.summary import Understood
 from moco_jax.errors import InputError, MissingError
 
+log = logging.getLogger(__name__)
+
+NOTHING = Understood()  # of a source that was not opened
+
 # Named, not imported: what a source needs (TFDS, say) is loaded only when it is asked for. An
-# opener takes what stands after the colon and the folder where lists of files are kept.
+# opener takes what stands after the colon and an `Opening`.
 OPENERS = {
     "embedded": "moco_jax.data.arrays:open_embedded",
     "folder:PATH": "moco_jax.data.folder:open_folder",
@@ -28,6 +35,20 @@ OPENERS = {
 }
 
 
+class Opening(NamedTuple):
+    """How a source is opened.
+
+    Attributes:
+      cache_dir: where lists of files are kept; "": where the user's caches are.
+      image_column: of a table, the one of images; "": the only one.
+      label_column: of a table, the one of labels; "": the usual one.
+    """
+
+    cache_dir: str = ""
+    image_column: str = ""
+    label_column: str = ""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
     """Images of one size, all in memory; or features of images, float32 (N, F), in their place.
@@ -35,9 +56,11 @@ class ArraySource:
     Attributes:
       name: What logs and errors call the source.
       images: uint8 (N, H, W, C).
-      labels: int32 (N,), or None.
+      labels: int32 (N,), -1 where an image has none; None where all have none.
       class_names: Name of each class; () where they have none.
       entry: What batches call them: 'image', or 'features'.
+      name_of: Index -> name of an image, where images have names of their own.
+      understood: What is said of it at the start.
     """
 
     name: str
@@ -45,13 +68,15 @@ class ArraySource:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     entry: str = "image"
+    name_of: Callable[[int], str] | None = None
+    understood: Understood = NOTHING
 
     def __len__(self) -> int:
         return len(self.images)
 
     def item_name(self, index: int) -> str:
-        """What logs and errors call an image."""
-        return f"{self.name}[{index}]"
+        """What logs, errors and files of features call an image."""
+        return self.name_of(index) if self.name_of else f"{self.name}[{index}]"
 
     @property
     def channels(self) -> int:
@@ -65,7 +90,7 @@ class ArraySource:
 
     @property
     def labelled(self) -> bool:
-        """Whether every image has a label."""
+        """Whether there are images with a label."""
         return self.labels is not None
 
 
@@ -79,10 +104,12 @@ class EncodedSource:
       name: What logs and errors call the source.
       size: N.
       read: Index -> (encoded bytes, label or -1). Called from several threads at once.
-      item_name: Index -> what logs and errors call the image.
-      labelled: Whether every image has a label.
+      item_name: Index -> what logs, errors and files of features call the image.
+      labelled: Whether there are images with a label.
       class_names: Name of each class; () where they have none.
       read_labels: Gives all labels, int32 (N,), without decoding images; None without labels.
+      levels: Value of 16-bit pixels that becomes white; 0: 65535.
+      understood: What is said of it at the start.
     """
 
     name: str
@@ -92,6 +119,8 @@ class EncodedSource:
     labelled: bool = False
     class_names: tuple[str, ...] = ()
     read_labels: Callable[[], np.ndarray] | None = None
+    levels: int = 0
+    understood: Understood = NOTHING
     channels: int = dataclasses.field(default=3, init=False)
     image_shape: None = dataclasses.field(default=None, init=False)
 
@@ -109,13 +138,14 @@ class Splits(NamedTuple):
     test: Source | None
 
 
-def open_source(spec: str, cache_dir: str = "") -> Splits:
+def open_source(spec: str, cache_dir: str = "", *columns: str) -> Splits:
     """Opens the source that `spec` names.
 
     Args:
       spec: `embedded`, `folder:PATH`, `hf:NAME` or `hf:PATH`, `npz:PATH` or `tfds:NAME` (with
         TFDS's own way to add a config and a version: `NAME/CONFIG:VERSION`).
-      cache_dir: Where lists of files are kept; "": where the user's caches are.
+      cache_dir: see `Opening`.
+      *columns: `image_column` and `label_column`; see there.
 
     Raises:
       InputError: for an unknown kind, or data that is empty or not as it should be.
@@ -126,7 +156,18 @@ def open_source(spec: str, cache_dir: str = "") -> Splits:
     form = forms[config.choose("data.source", kind, forms)]
     if bool(where) != (":" in form):
         raise InputError(f"data.source={spec!r}: expected {form!r}")
-    return pkgutil.resolve_name(OPENERS[form])(where, cache_dir)
+    if any(columns) and kind not in ("hf", "tfds"):
+        given = next(filter(None, columns))
+        raise InputError(f"data.image_column or data.label_column is {given!r}, but a source of "
+                         f"kind {kind!r} has no columns: expected ''")  # fmt: skip
+    return pkgutil.resolve_name(OPENERS[form])(where, Opening(cache_dir, *columns))
+
+
+def log_data(splits: Splits) -> None:
+    """Says what was understood of a source."""
+    train, test = splits
+    for line in summary.lines(train.name, train.understood, test and test.understood):
+        log.info("%s", line)
 
 
 def existing(path: str) -> pathlib.Path:

@@ -5,6 +5,7 @@ N images of the source, M of the part, K classes
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 
 from moco_jax.data.source import ArraySource, Source
 from moco_jax.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 def count_classes(source: Source) -> int:
@@ -33,17 +36,33 @@ def labels_of(source: Source) -> np.ndarray:
 def take(source: Source, index: np.ndarray) -> Source:
     """The images `index`, int (M,), of a source, in that order."""
     name = f"{source.name}, {len(index)} of {len(source)}"
+    name_of = functools.partial(_through, source.item_name, index)
     if isinstance(source, ArraySource):
         labels = None if source.labels is None else source.labels[index]
-        return dataclasses.replace(source, name=name, images=source.images[index], labels=labels)
+        images = source.images[index]
+        return dataclasses.replace(source, name=name, images=images, labels=labels, name_of=name_of)
     return dataclasses.replace(
         source,
         name=name,
         size=len(index),
         read=functools.partial(_through, source.read, index),
-        item_name=functools.partial(_through, source.item_name, index),
+        item_name=name_of,
         read_labels=functools.partial(_labels_at, source, index),
     )
+
+
+def labelled_only(source: Source | None) -> Source | None:
+    """The images that have a label, and a line that says how many; all where all have one."""
+    if source is None or not source.labelled:
+        return source
+    if source.understood.unlabelled is None:  # not counted: of those looked at none lacks one
+        return source
+    has = labels_of(source) >= 0
+    if has.all():
+        return source
+    log.info("%d of the %d images of %s have labels; those are used where labels are needed",
+             has.sum(), len(has), source.name)  # fmt: skip
+    return take(source, np.flatnonzero(has))
 
 
 def label_share(source: Source, share: float, seed: int) -> Source:
@@ -58,6 +77,7 @@ def label_share(source: Source, share: float, seed: int) -> Source:
         return source
     if not source.labelled:
         raise InputError(f"data.label_share={share} needs labels, and {source.name} has none")
+    source = labelled_only(source)
     return take(source, stratified(labels_of(source), share, seed))
 
 

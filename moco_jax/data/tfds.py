@@ -1,5 +1,6 @@
 """Sources from TensorFlow Datasets, read without TensorFlow (random access, array_record files)."""
 
+import dataclasses
 import difflib
 import functools
 import os
@@ -9,13 +10,17 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from moco_jax.data.source import EncodedSource, Splits
+from moco_jax.data import layout
+from moco_jax.data.columns import choose_image, choose_label
+from moco_jax.data.source import EncodedSource, Opening, Splits
+from moco_jax.data.summary import Understood
 from moco_jax.errors import InputError
 
-TEST_SPLITS = ("validation", "test")  # the first that exists
+_LOOKED_AT = 16  # records whose labels tell whether some have none
+_FILE_NAMES = ("file_name", "filename", "image/filename", "image_name")  # features so called
 
 
-def open_tfds(name: str, _: str = "") -> Splits:
+def open_tfds(name: str, opening: Opening = Opening()) -> Splits:
     """Opens a TFDS data set, prepared (downloaded, where its licence allows) if need be.
 
     It lies where TFDS keeps its data: the environment variable TFDS_DATA_DIR, or
@@ -23,10 +28,11 @@ def open_tfds(name: str, _: str = "") -> Splits:
 
     Args:
       name: as TFDS takes it: `NAME`, `NAME:VERSION`, `NAME/CONFIG`, `NAME/CONFIG:VERSION`.
+      opening: its columns are features here.
 
     Raises:
       InputError: an unknown name; no training split; no images; prepared in a format without
-        random access.
+        random access; it is not clear which feature is meant.
     """
     builder = _builder(name)
     if not builder.is_prepared():
@@ -40,10 +46,16 @@ def open_tfds(name: str, _: str = "") -> Splits:
             "--out_file_format=array_record"
         )
     splits = list(builder.info.splits)
-    if "train" not in splits:
+    chosen = layout.pick(splits)
+    if layout.TRAIN not in chosen:
         raise InputError(f"tfds:{name} has no split 'train', only {', '.join(splits)}")
-    test = next((split for split in TEST_SPLITS if split in splits), None)
-    return Splits(_source(name, builder, "train"), test and _source(name, builder, test))
+    test = chosen.get(layout.VALIDATION) or chosen.get(layout.TEST)
+    train = _source(name, builder, chosen[layout.TRAIN], opening)
+    unused = [split for split in splits if split not in (chosen[layout.TRAIN], test)]
+    if unused:
+        notes = f"not the splits {', '.join(map(repr, unused))}"
+        train = dataclasses.replace(train, understood=train.understood.noting(notes))
+    return Splits(train, test and _source(name, builder, test, opening))
 
 
 def _builder(name: str) -> tfds.core.DatasetBuilder:
@@ -59,24 +71,57 @@ def _builder(name: str) -> tfds.core.DatasetBuilder:
         ) from error
 
 
-def _source(name: str, builder: tfds.core.DatasetBuilder, split: str) -> EncodedSource:
+def _source(
+    name: str, builder: tfds.core.DatasetBuilder, split: str, opening: Opening
+) -> EncodedSource:
     """One split, its images left encoded."""
-    image, label = _features(name, builder.info)
+    features, what = builder.info.features, f"tfds:{name} {split}"
+    image, label = _features(what, builder.info, opening)
     encoded = {
         key: tfds.decode.SkipDecoding()
-        for key, feature in builder.info.features.items()
+        for key, feature in features.items()
         if isinstance(feature, tfds.features.Image)
     }
     records = builder.as_data_source(split, decoders=encoded)
+    file_name = next((key for key in _FILE_NAMES if key in features), None)
+    class_names = tuple(features[label].names) if label else ()
+    understood = Understood(f"split {split!r}", len(records), {"records": len(records)})
+    labelled = bool(label)
+    if label:
+        labels = _labels_where_some_lack(records, label)
+        understood = _with_labels(understood, label, labels, class_names)
+        labelled = labels is None or bool((labels >= 0).any())
     return EncodedSource(
-        name=f"tfds:{name} {split}",
+        name=what,
         size=len(records),
         read=functools.partial(_read, records, image, label),
-        item_name=f"tfds:{name} {split}[{{}}]".format,
-        labelled=label is not None,
-        class_names=tuple(builder.info.features[label].names) if label else (),
-        read_labels=functools.partial(_labels, records, label) if label else None,
+        item_name=functools.partial(_name, what, records, file_name),
+        labelled=labelled,
+        class_names=class_names if labelled else (),
+        read_labels=functools.partial(_labels, records, label) if labelled else None,
+        understood=understood,
     )
+
+
+def _labels_where_some_lack(records: Sequence[dict[str, Any]], label: str) -> np.ndarray | None:
+    """All labels where one of some records has none; None where these all have one.
+
+    Labels lie within the records: to count them is to read the whole data set.
+    """
+    few = np.linspace(0, len(records) - 1, _LOOKED_AT, dtype=int).tolist()
+    if all(records[i][label] >= 0 for i in few):
+        return None
+    return _labels(records, label)
+
+
+def _with_labels(
+    understood: Understood, label: str, labels: np.ndarray | None, class_names: tuple[str, ...]
+) -> Understood:
+    by = f"feature {label!r}"
+    if labels is not None:
+        return understood.labelled(by, labels, class_names)
+    by = f"{by}, {len(class_names):,} classes, not counted"
+    return dataclasses.replace(understood, labels=by, unlabelled=None)
 
 
 def _labels(records: Sequence[dict[str, Any]], label: str) -> np.ndarray:
@@ -84,17 +129,28 @@ def _labels(records: Sequence[dict[str, Any]], label: str) -> np.ndarray:
     return np.array([record[label] for record in records], np.int32)
 
 
-def _features(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str | None]:
-    """Keys of the image and of the label (None without): the supervised ones, or the first."""
-    keys = [*(info.supervised_keys or ())[:2], *info.features]
-    keys = [key for key in keys if isinstance(key, str)]
-    kinds = (tfds.features.Image, tfds.features.ClassLabel)
-    image, label = (
-        next((key for key in keys if isinstance(info.features[key], kind)), None) for kind in kinds
-    )
-    if image is None:
-        raise InputError(f"tfds:{name} has no image among its features {', '.join(info.features)}")
-    return image, label
+def _features(what: str, info: tfds.core.DatasetInfo, opening: Opening) -> tuple[str, str | None]:
+    """Keys of the image and of the label (None without): the supervised ones, or the only ones."""
+    keys = [key for key in info.features if isinstance(key, str)]
+    supervised = [key for key in (info.supervised_keys or ())[:2] if isinstance(key, str)]
+
+    def found(kind: type, wanted: str) -> list[str]:
+        of_kind = [key for key in keys if isinstance(info.features[key], kind)]
+        usual = [key for key in supervised if key in of_kind and not wanted]
+        return usual or of_kind
+
+    images = found(tfds.features.Image, opening.image_column)
+    labels = found(tfds.features.ClassLabel, opening.label_column)
+    image = choose_image(what, keys, images, opening.image_column)
+    return image, choose_label(what, labels, labels, opening.label_column)
+
+
+def _name(what: str, records: Sequence[dict[str, Any]], key: str | None, i: int) -> str:
+    """A place in the split, and the file that the image comes from, where a feature says it."""
+    if key is None:
+        return f"{what}[{i}]"
+    name = records[i][key]
+    return f"{what}[{i}] {name.decode() if isinstance(name, bytes) else name}"
 
 
 def _read(

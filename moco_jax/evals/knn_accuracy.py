@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 from moco_jax import results
 from moco_jax.config import FEATURES, ConfigDict, choose
 from moco_jax.data.prefetch import Prefetcher
-from moco_jax.data.source import Splits
-from moco_jax.errors import InputError, NotFiniteError
+from moco_jax.data.source import Source, Splits
+from moco_jax.data.subset import labelled_only
+from moco_jax.errors import BadImage, InputError, NotFiniteError
 from moco_jax.evals.bank import collected
 from moco_jax.evals.evaluation import Context, Evaluation, Measure
 from moco_jax.evals.extraction import Encode, extract, make_pixels
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 PROTOCOL = (
     "kNN: vote of the k training images of largest cosine, each weighted by exp(cosine / T) "
     "(arXiv:1805.01978, section 3.4); every image once, without augmentation"
+)
+_ONE_CLASS = (
+    "{}: all labelled images are of one class, so that kNN would be right whatever the features "
+    "are: it is not measured"
 )
 _AT_A_TIME = 4096  # queries whose votes are counted together
 Batches = Callable[..., Prefetcher]
@@ -104,18 +109,22 @@ def evaluate(
       mesh: its devices share the bank.
 
     Raises:
-      InputError: the training images have no labels, or there is no image.
+      InputError: the training images have no labels, or all the same one; or there is no image.
       NotFiniteError: a feature is NaN or infinite.
     """
     if not data.train.labelled:
         raise InputError(f"{data.train.name} has no labels, and kNN classifies by them")
+    if text := one_class(data.train):
+        raise InputError(text)
     alone = leaves_one_out(data)
     images = batches(data.train, limit=knn.max_train)
-    bank, labels = collected(encode, images, knn.max_train or len(data.train))
+    bank, labels = _labelled(*collected(encode, images, knn.max_train or len(data.train)))
+    if len(np.unique(labels)) < 2:
+        raise InputError(_ONE_CLASS.format(data.train.name))
     if alone:
         queries, truth = bank, labels
     else:
-        queries, truth = extract(encode, batches(data.test, limit=knn.max_test))
+        queries, truth = _labelled(*extract(encode, batches(data.test, limit=knn.max_test)))
     most = len(bank) - alone
     pairs = [(min(k, most), temperature) for k, temperature in pairs_of(knn)]
     found = nearest(queries, bank, max(k for k, _ in pairs), mesh, exclude_self=alone)
@@ -134,6 +143,25 @@ def watched(knn: ConfigDict) -> ConfigDict:
         bounds = [n for n in (knn[f"max_{part}"], knn[f"watch_{part}"]) if n]
         options[f"max_{part}"] = min(bounds, default=0)
     return options
+
+
+def _labelled(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The features and labels of images that have a label; InputError where none has."""
+    has = labels >= 0
+    if not has.any():
+        raise InputError("none of the images that kNN is to use has a label")
+    return (features, labels) if has.all() else (features[has], labels[has])
+
+
+def one_class(train: Source) -> str:
+    """What is to be said of training images of a single class; "" where there are more.
+
+    The vote is then right whatever the features are: 100% would be no success.
+    """
+    classes = train.understood.classes
+    if classes is None or sum(map(bool, classes.values())) != 1:
+        return ""
+    return _ONE_CLASS.format(train.name)
 
 
 def leaves_one_out(data: Splits) -> bool:
@@ -189,7 +217,9 @@ class KnnMonitor:
         pairs_of(knn)
         self._knn, self._data, self._batches, self._mesh = knn, data, batches, mesh
         self._last: Outcome | None = None
-        self.active = knn.every_epochs > 0 and data.train.labelled
+        self.active = knn.every_epochs > 0 and data.train.labelled and not one_class(data.train)
+        if data.train.labelled and (text := one_class(data.train)):
+            log.warning("%s", text)
         if knn.every_epochs > 0 and not data.train.labelled:
             log.info("No labels: kNN is not measured")
         elif self.active and leaves_one_out(data):
@@ -214,6 +244,11 @@ class KnnMonitor:
         except NotFiniteError as error:
             log.error("kNN is not measured: %s", error)
             return {name: float("nan")}
+        except BadImage:
+            raise
+        except InputError as error:  # of labels, which training does without
+            log.error("kNN is not measured: %s", error)
+            return {}
         return {name: self._last.scores[0].top1}
 
     def save(self, workdir: str | os.PathLike, step: int, seed: int) -> None:
@@ -228,7 +263,8 @@ def _make(context: Context) -> Measure | None:
     config = context.config
     if config.protocol == "supervised" and not config.supervised.augment:
         return None  # the data are features
-    monitor = KnnMonitor(config.knn, context.evaluated, context.batches, context.mesh)
+    data = Splits(*map(labelled_only, context.evaluated))
+    monitor = KnnMonitor(config.knn, data, context.batches, context.mesh)
     encode = context.encode(config.knn.features)
 
     def measure(state: Any, position: int) -> dict[str, float]:

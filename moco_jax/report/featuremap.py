@@ -52,9 +52,11 @@ def classes(labels: np.ndarray, names: np.ndarray) -> list[tuple[Class, np.ndarr
 
 def figure(pictures: dict[str, np.ndarray]) -> tuple[Figure, list[Class]]:
     """The map: plotly's `data` and `layout`, and its legend."""
-    points, index = pictures["map"], pictures["map_index"]
+    points = pictures["map"]
+    # Pictures of earlier runs have numbers instead.
+    names = pictures.get("map_names", pictures.get("map_index"))
     entries = classes(pictures["map_labels"], pictures["class_names"])
-    data = [_trace(entry, points[rows], index[rows]) for entry, rows in entries]
+    data = [_trace(entry, points[rows], names[rows]) for entry, rows in entries]
     layout = {
         "xaxis": {"visible": False},
         "yaxis": {"visible": False, "scaleanchor": "x"},
@@ -65,7 +67,7 @@ def figure(pictures: dict[str, np.ndarray]) -> tuple[Figure, list[Class]]:
     return {"data": data, "layout": layout}, legend
 
 
-def _trace(entry: Class, points: np.ndarray, index: np.ndarray) -> Figure:
+def _trace(entry: Class, points: np.ndarray, names: np.ndarray) -> Figure:
     return {
         "type": "scatter",
         "mode": "markers",
@@ -73,7 +75,7 @@ def _trace(entry: Class, points: np.ndarray, index: np.ndarray) -> Figure:
         "legendgroup": entry.group,
         "x": np.round(points[:, 0].astype(float), 2).tolist(),
         "y": np.round(points[:, 1].astype(float), 2).tolist(),
-        "text": [f"image {i}" for i in index.tolist()],
+        "text": [escape(f"image {name}", quote=False) for name in names.tolist()],
         "marker": {"size": 5, "color": entry.colour, "opacity": 0.8},
         "hovertemplate": "%{fullData.name}<br>%{text}<extra></extra>",
     }

@@ -138,22 +138,28 @@ def _neighbours(pictures: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         return []
     names = pictures["class_names"]
 
-    def shown(image: np.ndarray, label: int) -> dict[str, Any]:
-        return {"src": data_uri(image), "name": featuremap.class_name(names, label)}
+    def shown(image: np.ndarray, label: int, file: str) -> dict[str, Any]:
+        name = featuremap.class_name(names, label)
+        return {"src": data_uri(image), "name": name, "file": file}
+
+    queries, others = pictures["queries"], pictures["neighbours"]
+    # Pictures of earlier runs have no names.
+    files = pictures.get("query_names", np.full(others.shape[:1], ""))
+    other_files = pictures.get("neighbour_names", np.full(others.shape[:2], ""))
 
     out = []
     for q, truth in enumerate(pictures["query_labels"].tolist()):
         found = zip(
-            pictures["neighbours"][q], pictures["neighbour_labels"][q].tolist(),
+            others[q], pictures["neighbour_labels"][q].tolist(), other_files[q].tolist(),
             pictures["cosine"][q].tolist(),
         )  # fmt: skip
         out.append({
-            "query": shown(pictures["queries"][q], truth),
+            "query": shown(queries[q], truth, str(files[q])),
             "found": [
-                shown(image, label) | {
+                shown(image, label, file) | {
                     "cosine": cosine, "right": label == truth if truth >= 0 else None,
                 }
-                for image, label, cosine in found
+                for image, label, file, cosine in found
             ],
         })  # fmt: skip
     return out

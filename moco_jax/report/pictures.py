@@ -48,7 +48,8 @@ def collect(context: Context, encode: Encode) -> Arrays:
     arrays |= _attempt("views", partial(_views, context)) or {}
     if found:
         arrays |= _attempt("nearest neighbours", partial(_neighbours, context, source, found)) or {}
-        arrays |= _attempt("map of features", partial(_map, found, context.config.seed)) or {}
+        seed = context.config.seed
+        arrays |= _attempt("map of features", partial(_map, source, found, seed)) or {}
     return arrays
 
 
@@ -78,8 +79,10 @@ def _neighbours(context: Context, source: Source, of: Features) -> Arrays:
     return {
         "queries": contact_sheet.as_rgb(show(of.index[rows])),
         "query_labels": of.labels[rows],
+        "query_names": _names(source, of.index[rows]),
         "neighbours": np.stack([contact_sheet.as_rgb(show(of.index[row])) for row in found]),
         "neighbour_labels": of.labels[found],
+        "neighbour_names": np.stack([_names(source, of.index[row]) for row in found]),
         "cosine": cosine,
     }
 
@@ -107,8 +110,16 @@ def nearest(features: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray,
     return found, np.take_along_axis(cosine, found, 1)
 
 
-def _map(of: Features, seed: int) -> Arrays:
-    return {"map": embed(of.features, seed), "map_labels": of.labels, "map_index": of.index}
+def _map(source: Source, of: Features, seed: int) -> Arrays:
+    names = _names(source, of.index)
+    return {"map": embed(of.features, seed), "map_labels": of.labels, "map_names": names}
+
+
+def _names(source: Source, index: np.ndarray) -> np.ndarray:
+    """What images are called, without the place that all of them share."""
+    whole = [source.item_name(i) for i in index.tolist()]
+    place = f"{source.understood.place}/"
+    return np.array([name.removeprefix(place) for name in whole], np.str_)
 
 
 def embed(features: np.ndarray, seed: int) -> np.ndarray:

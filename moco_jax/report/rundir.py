@@ -14,6 +14,7 @@ import numpy as np
 
 from moco_jax import __version__, metrics, results
 from moco_jax.config import choose
+from moco_jax.data import summary
 from moco_jax.data.source import existing
 from moco_jax.errors import MissingError
 from moco_jax.evals.evaluation import Context
@@ -116,13 +117,9 @@ def facts(context: Context, outcome: str, message: str = "") -> dict[str, Any]:
         },
         "versions": {"Python": platform.python_version(), "moco_jax": __version__}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "data": {
-            "source": train.name,
-            "training images": len(train),
-            "test images": len(test) if test else 0,
-            "channels": train.channels,
-            "classes": len(train.class_names) or ("not named" if train.labelled else "no labels"),
-        },
+        "data": {"source": train.name, "images trained on": len(train)}
+        | summary.facts(train.understood, test and test.understood)
+        | {"channels": train.channels},
     }
 
 

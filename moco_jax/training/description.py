@@ -6,6 +6,7 @@ import jax
 from clu import parameter_overview
 
 from moco_jax.data import augment
+from moco_jax.data.source import log_data
 from moco_jax.optim import describe_optimizer, one_head
 from moco_jax.protocols.supervised import Supervised
 from moco_jax.training.experiment import Experiment
@@ -17,10 +18,10 @@ def describe(x: Experiment) -> None:
     """Logs devices, data, recipe, parameters and optimizer masks."""
     c, devices = x.config, x.mesh.devices.ravel()
     log.info("Backend %s: %d x %s", devices[0].platform, len(devices), devices[0].device_kind)
-    train, test = x.data
-    log.info("Data: %s, %d training images of %d channel(s)%s%s", train.name, len(train),
-             train.channels, ", labelled" if train.labelled else "",
-             f", {len(test)} test images" if test else "")  # fmt: skip
+    train = x.data.train
+    log_data(x.data)
+    if c.evals.source:
+        log_data(x.evaluated)
     name = c.method.name if c.protocol == "pretraining" else c.protocol
     log.info(
         "Recipe: %s (%s), %s, %s, batch %d over all devices, learning rate %g (%g x %d / 256), "

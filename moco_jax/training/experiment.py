@@ -129,14 +129,16 @@ def _evaluated(config: ConfigDict, data: Splits) -> Splits:
 def _parts(config: ConfigDict, data: Splits) -> tuple[Splits, Source | None]:
     """The images that are trained on and tested on, and those held out of training, if any."""
     s, batch_size = config.supervised, config.data.batch_size
-    train, held_out = subset.label_share(data.train, config.data.label_share, config.seed), None
+    held_out = None
     if config.protocol == "supervised":
         for part, what in ((data.train, "training"), (data.test, "test")):
             if part is None or not part.labelled:
                 raise InputError(f"protocol='supervised' needs labelled {what} images; "
                                  f"{data.train.name} has none")  # fmt: skip
-        if not s.train_backbone and (s.lrs or s.batch_norm):
-            train, held_out = subset.hold_out(train, s.held_out, config.seed)
+        data = Splits(*map(subset.labelled_only, data))
+    train = subset.label_share(data.train, config.data.label_share, config.seed)
+    if config.protocol == "supervised" and not s.train_backbone and (s.lrs or s.batch_norm):
+        train, held_out = subset.hold_out(train, s.held_out, config.seed)
     pipeline.check(train, config.data, batch_size)
     return data._replace(train=train), held_out
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from moco_jax import config
-from moco_jax.data import hf, host_crop, pipeline, subset
+from moco_jax.data import decoding, hf, pipeline, subset
 from moco_jax.data.source import ArraySource, EncodedSource, open_source
 
 pytestmark = pytest.mark.parity
@@ -33,7 +33,7 @@ def make(count, labels=True, kind="PNG"):
 
 
 def levels(source):
-    return [int(host_crop.decode(source.read(i)[0])[0, 0, 0]) for i in range(len(source))]
+    return [int(decoding.decode(source.read(i)[0])[0, 0, 0]) for i in range(len(source))]
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax.data import host_crop
-from moco_jax.data.host_crop import BadImage, Region
+from moco_jax.data import decoding, host_crop
+from moco_jax.data.host_crop import Region
+from moco_jax.errors import BadImage
 
 REGION = Region((0.2, 1.0), (3 / 4, 4 / 3))
 
@@ -76,7 +77,7 @@ FILES = {
 
 @pytest.mark.parametrize("kind", FILES)
 def test_files_are_read_as_pil_reads_them(kind):
-    image = host_crop.decode(FILES[kind])
+    image = decoding.decode(FILES[kind])
     assert (image.shape, image.dtype) == ((60, 84, 3), np.uint8)
     np.testing.assert_array_equal(image, as_pil(FILES[kind]))
 
@@ -86,7 +87,7 @@ def test_cmyk_is_read_as_pil_reads_it():
     noise = np.random.default_rng(0).integers(0, 256, (40, 52, 4), dtype=np.uint8)
     for image in (RGB.convert("CMYK"), Image.fromarray(noise, "CMYK")):
         data = encode(image, "JPEG", quality=95)
-        np.testing.assert_allclose(host_crop.decode(data).astype(int), as_pil(data), atol=2)
+        np.testing.assert_allclose(decoding.decode(data).astype(int), as_pil(data), atol=2)
 
 
 @pytest.mark.parametrize("cut", [0, 1])
@@ -94,7 +95,7 @@ def test_16_bit_gray_is_scaled_not_saturated(cut):
     levels = np.linspace(0, 65535, 60 * 84).reshape(60, 84).astype(np.uint16)
     data = encode(Image.fromarray(levels), "PNG")
     # Without the file's last byte OpenCV refuses, and PIL's way is taken.
-    image = host_crop.decode(data[: len(data) - cut])
+    image = decoding.decode(data[: len(data) - cut])
     np.testing.assert_array_equal(image, np.repeat(levels[..., None] >> 8, 3, 2))
     assert as_pil(data).mean() > 250  # what PIL alone would have made of it
 
@@ -116,9 +117,9 @@ LARGE = Image.fromarray(smooth(375, 500))
 )
 def test_a_truncated_file_is_bad(kind, options, share):
     data = encode(LARGE, kind, **options)
-    assert host_crop.decode(data).shape == (375, 500, 3)
+    assert decoding.decode(data).shape == (375, 500, 3)
     with pytest.raises(BadImage):
-        host_crop.decode(data[: int(len(data) * share)])
+        decoding.decode(data[: int(len(data) * share)])
 
 
 @pytest.mark.parametrize(
@@ -127,23 +128,23 @@ def test_a_truncated_file_is_bad(kind, options, share):
 )
 def test_bytes_that_are_no_image_are_bad(data, reason):
     with pytest.raises(BadImage, match=reason):
-        host_crop.read_header(data, 10**6)
+        decoding.read_header(data, 10**6)
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_the_header_says_the_size(kind):
-    header = host_crop.read_header(FILES[kind], 10**6)
-    assert header == (60, 84, "jpeg" in kind)
+    header = decoding.read_header(FILES[kind], 10**6)
+    assert header == (60, 84, "jpeg" in kind, 0)
 
 
 def test_jpeg_headers_are_found_behind_any_other_segment():
     exif = rotated()
     exif[0x9286] = "x" * 30_000
     data = encode(RGB, "JPEG", exif=exif, icc_profile=bytes(90_000), comment=b"\xff\xc0" * 999)
-    assert host_crop._jpeg_size(data) == (60, 84)
-    assert host_crop._jpeg_size(data[:300]) is None
+    assert decoding._jpeg_size(data) == (60, 84)
+    assert decoding._jpeg_size(data[:300]) is None
     filled = data[:2] + b"\xff\xff\xff" + data[2:]  # fill bytes, which are rare: PIL's turn
-    assert host_crop.read_header(filled, 10**6)[:2] == (60, 84)
+    assert decoding.read_header(filled, 10**6)[:2] == (60, 84)
 
 
 def bomb(kind, height, width):
@@ -161,19 +162,19 @@ def bomb(kind, height, width):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("shape", [(60_000, 60_000), (1, 65_000), (65_000, 10)])
 def test_more_pixels_than_allowed_are_refused_from_the_header(kind, shape, monkeypatch):
-    monkeypatch.setattr(host_crop, "decode", None)
+    monkeypatch.setattr(decoding, "decode", None)
     with pytest.raises(BadImage, match=rf"{shape[1]} x {shape[0]} pixels; expected 1 to"):
-        host_crop.read_header(bomb(kind, *shape), 60_000)
+        decoding.read_header(bomb(kind, *shape), 60_000)
 
 
 def test_what_opencv_refuses_is_bad_too():
     with pytest.raises(BadImage):
-        host_crop.decode(bomb("PNG", 100_000, 100_000))
+        decoding.decode(bomb("PNG", 100_000, 100_000))
 
 
 def test_an_image_unlike_its_header_is_bad():
     data = FILES["jpeg"]
-    header = host_crop.read_header(data, 10**6)._replace(height=61)
+    header = decoding.read_header(data, 10**6)._replace(height=61)
     out = np.empty((1, 32, 32, 3), np.uint8)
     with pytest.raises(BadImage, match="84 x 60 pixels, unlike its header"):
         host_crop.random_views(data, header, host_crop.generator(0, 0, 0), [REGION], out)
@@ -195,9 +196,9 @@ def test_a_jpeg_far_larger_than_its_crops_is_decoded_smaller(
 ):
     """The crop's edges are rounded to the reduced pixels; from there on the mean difference stays
     below 4 of 255, on an image with more contrast in detail than photographs have."""
-    calls, decode = [], host_crop.decode
+    calls, decode = [], decoding.decode
     monkeypatch.setattr(
-        host_crop, "decode", lambda data, by=1: calls.append(by) or decode(data, by)
+        decoding, "decode", lambda data, by=1, _=0: calls.append(by) or decode(data, by)
     )
     data = encode(Image.fromarray(smooth(227, 229)), kind, quality=95, **options)
     region = Region((0.97, 0.985), (1.0, 1.0))
@@ -216,9 +217,9 @@ def assert_near(a, b, mean):
 
 
 def test_one_small_crop_keeps_the_whole_scale(monkeypatch):
-    calls, decode = [], host_crop.decode
+    calls, decode = [], decoding.decode
     monkeypatch.setattr(
-        host_crop, "decode", lambda data, by=1: calls.append(by) or decode(data, by)
+        decoding, "decode", lambda data, by=1, _=0: calls.append(by) or decode(data, by)
     )
     data = encode(Image.fromarray(smooth(227, 229)), "JPEG")
     regions = [
@@ -237,7 +238,7 @@ def resized(image, size):
 
 def random_views(data, rng, regions, size):
     views = np.empty((len(regions), size, size, 3), np.uint8)
-    host_crop.random_views(data, host_crop.read_header(data, 10**8), rng, regions, views)
+    host_crop.random_views(data, decoding.read_header(data, 10**8), rng, regions, views)
     return views
 
 

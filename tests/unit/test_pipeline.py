@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from moco_jax import config
-from moco_jax.data import host_crop, loader, pipeline
-from moco_jax.data.host_crop import BadImage, Region
+from moco_jax.data import decoding, host_crop, loader, pipeline
+from moco_jax.data.host_crop import Region
 from moco_jax.data.source import ArraySource, EncodedSource, open_source
+from moco_jax.errors import BadImage
 
 COUNT = 40
 
@@ -65,7 +66,7 @@ def broken(source, bad, error=None):
 
 def random_views(content, rng, regions):
     views = np.empty((len(regions), 16, 16, 3), np.uint8)
-    host_crop.random_views(content, host_crop.read_header(content, 10**6), rng, regions, views)
+    host_crop.random_views(content, decoding.read_header(content, 10**6), rng, regions, views)
     return views
 
 

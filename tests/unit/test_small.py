@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from moco_jax import config
-from moco_jax.data import host_crop, pipeline
+from moco_jax.data import decoding, pipeline
 from moco_jax.data.source import ArraySource, EncodedSource
 
 
@@ -39,7 +39,7 @@ def test_small_images_of_one_size_become_arrays(root):
         assert isinstance(source, EncodedSource)
         contents, labels = zip(*map(source.read, range(len(source))))
         np.testing.assert_array_equal(
-            array.images, np.stack([host_crop.decode(c) for c in contents])
+            array.images, np.stack([decoding.decode(c) for c in contents])
         )
         np.testing.assert_array_equal(array.labels, labels)
         assert (array.name, array.class_names) == (source.name, source.class_names)

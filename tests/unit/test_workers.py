@@ -16,9 +16,8 @@ from PIL import Image
 
 from moco_jax import config
 from moco_jax.data import pipeline, workers
-from moco_jax.data.host_crop import BadImage
 from moco_jax.data.source import EncodedSource, open_source
-from moco_jax.errors import WorkerError
+from moco_jax.errors import BadImage, WorkerError
 from tests import readers
 
 ROOT = pathlib.Path(__file__).parents[2]
