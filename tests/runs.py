@@ -37,18 +37,21 @@ def pictures(labels=True, size=28, images=200, names=("shirt", "boot", NASTY)):
         return rng.integers(0, 256, (*shape, size, size, 3)).astype(np.uint8)
 
     found = rng.integers(0, images, (8, 8))
+    files = np.array([f"{i}{NASTY}.png" for i in range(images)])
     return {
         "class_names": np.array(names if labels else (), np.str_),
         "split": np.array("test images of noise"),
         "views": noise(8, 3),
         "queries": noise(8),
         "query_labels": label[:8],
+        "query_names": files[:8],
         "neighbours": noise(8, 8),
+        "neighbour_names": files[found],
         "neighbour_labels": label[found],
         "cosine": np.sort(rng.random((8, 8)).astype(np.float32))[:, ::-1],
         "map": rng.normal(size=(images, 2)).astype(np.float32) + 4 * label[:, None],
         "map_labels": label,
-        "map_index": np.arange(images),
+        "map_names": files,
     }
 
 

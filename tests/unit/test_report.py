@@ -302,7 +302,12 @@ class TestPictures:
             lambda batch: batch["crops"][0][:, 0, 0].astype(np.float32) + 1,
         )
         assert len(found["map"]) == 19
-        assert sorted(found["map_index"].tolist()) == [0, *range(2, 20)]
+        files = [f"{'ab'[i % 2]}/{i:02}.png" for i in range(20) if i != 2]
+        assert sorted(found["map_names"].tolist()) == sorted(files)
+        shown = [found[f"{which}_names"].ravel().tolist() for which in ("query", "neighbour")]
+        assert {*shown[0], *shown[1]} <= set(files)
+        levels = [12 * int(name[2:4]) for name in shown[0]]
+        np.testing.assert_array_equal(found["queries"][:, 0, 0, 0], levels)
         assert found["class_names"].tolist() == ["a", "b"]
         even = found["queries"][:, 0, 0, 0] // 12 % 2 == 0
         np.testing.assert_array_equal(even, found["query_labels"] == 0)

@@ -10,37 +10,13 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from moco_jax.data import arrays, decoding, fashion, subset
 from moco_jax.data.source import ArraySource, EncodedSource, open_source
 from tests import tiny_tfds
+from tests.folders import labels, levels, make_folder, names, save_image
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-
-
-def save_image(path, level=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = {".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower(), path.suffix[1:].upper())
-    Image.fromarray(np.full((6, 8, 3), level, np.uint8)).save(path, kind)
-
-
-def make_folder(root, *names):
-    for level, name in enumerate(names):
-        save_image(root / name, level)
-    return f"folder:{root}"
-
-
-def levels(source):
-    return [int(decoding.decode(source.read(i)[0])[0, 0, 0]) for i in range(len(source))]
-
-
-def labels(source):
-    return [source.read(i)[1] for i in range(len(source))]
-
-
-def names(source):
-    return [pathlib.Path(source.item_name(i)).name for i in range(len(source))]
 
 
 # The one string
