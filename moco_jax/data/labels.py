@@ -35,12 +35,15 @@ def class_numbers(
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
+    if values.ndim != 1:
+        raise InputError(f"{what} have shape {values.shape}; expected one for each image"
+                         f"{_hint(values)}")  # fmt: skip
     if values.dtype == object:
         values = _without_none(values)
     if values.dtype.kind in "US":
         return _by_name(what, values.astype(np.str_), tuple(names))
     if values.dtype.kind not in "iu":
-        raise InputError(f"{what} are {values.dtype}; expected integers or strings{_hint(values)}")
+        raise InputError(f"{what} are {values.dtype}; expected integers or strings")
     _check_range(what, values, names)
     return values.astype(np.int32), tuple(names)
 
@@ -82,5 +85,4 @@ def _check_range(what: str, values: np.ndarray, names: Sequence[str]) -> None:
 
 
 def _hint(values: np.ndarray) -> str:
-    one_hot = values.ndim == 2 and values.shape[1] > 1
-    return "; one column for each class: labels.argmax(1)" if one_hot else ""
+    return "; of one column for each class: labels.argmax(1)" if values.ndim == 2 else ""
