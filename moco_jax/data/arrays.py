@@ -127,7 +127,7 @@ def _part(
                 f"{name}: {prefix}{what} have shape {column.shape}; expected ({len(images)},), as "
                 "many as images"
             )
-    form = " x ".join(map(str, (*images.shape[1:], "uint8")))
+    form = " x ".join(map(str, images.shape[1:]))
     understood = Understood(f"array {prefix}images", len(images), {form: len(images)})
     if labels is not None:
         labels, class_names = class_numbers(f"{name}: {prefix}labels", labels, class_names)

@@ -5,13 +5,13 @@ N images, H W of an image, S output size, C channels
 
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from moco_jax.data import decoding, device_crop, host_crop
+from moco_jax.data.listing import read_file
 from moco_jax.errors import BadImage, InputError
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike
@@ -71,7 +71,7 @@ def _checked(image: np.ndarray, channels: int) -> np.ndarray:
 
 def _read(path: str | os.PathLike, channels: int) -> np.ndarray | Image.Image:
     """A file as the folder source decodes it, or, to be made gray, as PIL does."""
-    encoded = pathlib.Path(path).read_bytes()
+    encoded = read_file(path)
     try:
         image = decoding.decode(encoded)
     except BadImage as error:

@@ -82,7 +82,8 @@ def facts(train: Understood, test: Understood | None) -> dict[str, str]:
         if part is None:
             out[split] = "none"
             continue
-        out[split] = f"{part.images:,} ({_list(part.kinds)}), {part.place}"
+        kinds = _list(part.kinds) if len(part.kinds) > 1 else _some(list(part.kinds))
+        out[split] = f"{part.images:,} ({kinds}), {part.place}"
         out[f"labels of {split}"] = _labels(part)
         if part.left_out:
             out[f"left out of {split}"] = str(LeftOut(part.left_out))

@@ -29,7 +29,7 @@ class TinyImages(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         features = {
-            "name": tfds.features.Text(),
+            "file_name": tfds.features.Text(),
             "image": tfds.features.Image(encoding_format="png"),
             "label": tfds.features.ClassLabel(names=["even", "odd"]),
         }
@@ -42,4 +42,4 @@ class TinyImages(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, folder):
         for path in folder.glob("*/*.png"):
             label = int(path.parent.name)
-            yield path.stem, {"name": path.stem, "image": str(path), "label": label}
+            yield path.stem, {"file_name": path.name, "image": str(path), "label": label}

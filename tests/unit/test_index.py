@@ -1,5 +1,6 @@
 """The list of a folder's images: kept, trusted only while it is right, shared with workers."""
 
+import json
 import os
 import pickle
 import time
@@ -91,6 +92,44 @@ def test_a_damaged_list_is_made_anew(root, tmp_path, listings, damage):
     (file,) = cache.iterdir()
     file.write_bytes(damage(file.read_bytes()))
     assert read_all(open_source(spec, str(cache)).train) == expected
+    assert len(listings) == 2
+
+
+def test_what_was_left_out_is_kept_with_the_list(root, tmp_path, listings):
+    for name in ("b/notes.txt", "b/deep/.hidden", "empty/more.txt"):
+        (root / name).write_text("")
+    age(root)
+    cache = str(tmp_path / "cache")
+    first, second = (open_source(f"folder:{root}", cache).train for _ in range(2))
+    assert len(listings) == 1
+    assert first.understood == second.understood
+    assert second.understood.kinds == {".png": 3}
+    assert second.understood.left_out == {
+        ".txt files": (2, "b/notes.txt"), "hidden files and folders": (2, "b/deep/.hidden"),
+        "folders without images": (1, "empty"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [None, 1, 99])
+def test_a_list_of_another_version_is_made_anew(root, tmp_path, listings, version):
+    cache = tmp_path / "cache"
+    open_source(f"folder:{root}", str(cache))
+    (file,) = cache.iterdir()
+    head, _, rest = file.read_bytes().partition(b"\n")
+    head = json.loads(head) | {"version": version}
+    file.write_bytes(json.dumps(head).encode() + b"\n" + rest)
+    open_source(f"folder:{root}", str(cache))
+    assert len(listings) == 2
+
+
+def test_what_may_be_mended_unseen_is_looked_at_each_time(root, tmp_path, listings):
+    """A link that leads nowhere leads somewhere once its disk is there."""
+    (root / "b" / "link.png").symlink_to(tmp_path / "disk" / "4.png")
+    age(root)
+    cache = str(tmp_path / "cache")
+    assert len(open_source(f"folder:{root}", cache).train) == 3
+    save_image(tmp_path / "disk" / "4.png")
+    assert len(open_source(f"folder:{root}", cache).train) == 4
     assert len(listings) == 2
 
 

@@ -255,7 +255,7 @@ def test_tfds_images_come_with_their_labels(tfds_dir):
     assert sorted(levels(train)) == [10 * i for i in range(20)]
     assert labels(train) == [level // 10 % 2 for level in levels(train)]
     assert (train.labelled, train.class_names, train.channels) == (True, ("even", "odd"), 3)
-    assert train.item_name(3) == "tfds:tiny_images:1.0.0 train[3]"
+    assert train.item_name(3) == f"tfds:tiny_images:1.0.0 train[3] {levels(train)[3] // 10}.png"
     np.testing.assert_array_equal(subset.labels_of(train), labels(train))
     part = subset.label_share(train, 0.3, seed=0)
     np.testing.assert_array_equal(subset.labels_of(part), labels(part))

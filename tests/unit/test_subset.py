@@ -7,7 +7,7 @@ import pytest
 
 from moco_jax.data import subset
 from moco_jax.data.source import ArraySource, EncodedSource, open_source
-from tests.unit.test_source import levels, make_folder
+from tests.folders import levels, make_folder
 
 LABELS = np.repeat([0, 1, 2, 4], [50, 7, 1, 190]).astype(np.int32)
 
