@@ -135,9 +135,7 @@ def _part(
         labels = labels if (labels >= 0).any() else None
     name_of = None if names is None else functools.partial(_name, names)
     images = images.reshape(*images.shape[:3], -1)
-    return ArraySource(
-        name, images, labels, class_names, name_of=name_of, understood=understood
-    )
+    return ArraySource(name, images, labels, class_names, name_of=name_of, understood=understood)
 
 
 def _check_images(what: str, images: np.ndarray) -> None:
