@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 
 from moco_jax import results
-from moco_jax.commands import knn
 from moco_jax.data import subset, tfds
 from moco_jax.data.source import NOTHING, Splits, open_source
 from moco_jax.errors import InputError
-from moco_jax.evals.knn_accuracy import KnnMonitor, evaluate
+from moco_jax.evals.knn_accuracy import KNN, KnnMonitor, evaluate
 from moco_jax.mesh import make_mesh
-from moco_jax.training import experiment, loop
+from moco_jax.training import experiment
+from moco_jax.training.context import make_context
 from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
 from tests.unit.test_evals import batches, encode, knn_options
-from tests.workdir import write_workdir
+
+
+def pixels(state, batch):
+    return encode(batch)
 
 
 def hide(tmp_path, train=0, test=0, images=80, test_images=24):
@@ -89,7 +92,9 @@ def test_pretraining_keeps_the_images_without_labels(tmp_path):
     c = tiny_config("v1", hide(tmp_path, 30, 24))
     x = experiment.build(c)
     assert len(x.data.train) == 80
-    assert experiment.make_monitor(x).active
+    measure = KNN.make(make_context(x, tmp_path)._replace(encode=lambda _: pixels))
+    measure(None, x.steps)
+    assert {(r["settings"]["bank"], r["examples"]) for r in results.read(tmp_path)} == {(50, 50)}
 
 
 def test_records_whose_labels_lack_are_read_for_them_and_others_are_not():
@@ -117,7 +122,7 @@ def one_class(tmp_path, images=24):
     return f"npz:{tmp_path}/one.npz"
 
 
-def test_knn_of_one_class_is_not_measured(tmp_path, caplog, capsys):
+def test_knn_of_one_class_is_not_measured(tmp_path, caplog):
     spec = one_class(tmp_path)
     splits = open_source(spec)
     with pytest.raises(InputError, match="are of one class, so that kNN would be right whatever"):
@@ -125,10 +130,6 @@ def test_knn_of_one_class_is_not_measured(tmp_path, caplog, capsys):
     monitor = KnnMonitor(knn_options(), splits, batches, make_mesh())
     assert (monitor.active, monitor.measure("top1", encode)) == (False, {})
     assert "one.npz: all labelled images are of one class" in caplog.text
-    write_workdir(tmp_path / "run", tiny_config("v3", spec))
-    assert knn.main([f"--checkpoint={tmp_path}/run", "--k=3"]) == 2
-    assert "all labelled images are of one class" in capsys.readouterr().err
-    assert results.read(tmp_path / "run") == []
 
 
 def test_one_class_that_shows_late_is_not_measured_either(tmp_path, caplog):
@@ -142,9 +143,8 @@ def test_one_class_that_shows_late_is_not_measured_either(tmp_path, caplog):
     assert "kNN is not measured: " in caplog.text
 
 
-def test_a_run_on_one_class_ends_well_and_shows_no_accuracy(tmp_path):
-    c = tiny_config("v3", one_class(tmp_path))
-    c.epochs = 1.0
-    assert loop.run(c, tmp_path / "run") == 0
-    assert "knn_top1" not in (tmp_path / "run" / "metrics.jsonl").read_text()
-    assert results.read(tmp_path / "run") == []
+def test_a_run_on_one_class_shows_no_accuracy(tmp_path):
+    x = experiment.build(tiny_config("v3", one_class(tmp_path)))
+    measure = KNN.make(make_context(x, tmp_path)._replace(encode=lambda _: pixels))
+    assert measure(None, 0) == measure(None, x.steps) == {}
+    assert results.read(tmp_path) == []

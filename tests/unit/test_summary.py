@@ -10,6 +10,8 @@ from moco_jax.data import pipeline, summary
 from moco_jax.data.source import log_data, open_source
 from moco_jax.report import rundir
 from moco_jax.training import experiment
+from moco_jax.training.context import make_context
+from moco_jax.training.description import describe
 from tests.folders import make_folder, save_image
 from tests.tiny import tiny_config, write_npz
 
@@ -82,11 +84,11 @@ def test_the_start_of_a_run_says_it_and_its_facts_keep_it(tmp_path, caplog, size
     c.data.batch_size = 16
     x = experiment.build(c)
     with caplog.at_level(logging.INFO):
-        experiment.describe(x)
+        describe(x)
     text = "2 classes by name of folder: a 10, b 10"
     assert f"labels of training images: {text}" in caplog.text
     assert "left out of training images: .txt files: 1 (a/notes.txt)" in caplog.text
-    data = json.loads(json.dumps(rundir.facts(x, "complete")))["data"]
+    data = json.loads(json.dumps(rundir.facts(make_context(x, tmp_path), "complete")))["data"]
     assert data["labels of training images"] == text
     assert data["left out of training images"] == ".txt files: 1 (a/notes.txt)"
     assert (data["images trained on"], data["channels"]) == (20, 3)
