@@ -4,10 +4,9 @@ Pillow opens every format it knows, some of them by other programs (EPS by Ghost
 what a file is called, or hides, must not decide.
 """
 
+import importlib.util
 import re
 from typing import NamedTuple
-
-from PIL import features
 
 
 class Format(NamedTuple):
@@ -33,7 +32,7 @@ _ALL = (
     # Of the kinds of image that share its container, one of those it names is AVIF.
     Format("AVIF", (".avif",), _begins(rb"....ftyp.{0,64}avi[fs]")),
 )
-FORMATS = tuple(f for f in _ALL if f.name != "AVIF" or features.check("avif"))
+FORMATS = tuple(f for f in _ALL if f.name != "AVIF" or importlib.util.find_spec("PIL._avif"))
 EXTENSIONS = tuple(extension for f in FORMATS for extension in f.extensions)
 
 # What else is found under the names of images; for the message alone.

@@ -39,7 +39,7 @@ def class_numbers(
         raise InputError(f"{what} have shape {values.shape}; expected one for each image"
                          f"{_hint(values)}")  # fmt: skip
     if values.dtype == object:
-        values = _without_none(values)
+        values = _without_none(what, values)
     if values.dtype.kind in "US":
         return _by_name(what, values.astype(np.str_), tuple(names))
     if values.dtype.kind not in "iu":
@@ -48,10 +48,13 @@ def class_numbers(
     return values.astype(np.int32), tuple(names)
 
 
-def _without_none(values: np.ndarray) -> np.ndarray:
+def _without_none(what: str, values: np.ndarray) -> np.ndarray:
     """Values of one type, None replaced by what stands for no label."""
-    given = [value for value in values.tolist() if value is not None]
-    nothing = "" if given and isinstance(given[0], str) else -1
+    kinds = {type(value) for value in values.tolist()} - {type(None)}
+    if len(kinds) > 1 or not kinds <= {int, str}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise InputError(f"{what} are {names}; expected integers or strings")
+    nothing = "" if str in kinds else -1
     return np.array([nothing if value is None else value for value in values.tolist()])
 
 

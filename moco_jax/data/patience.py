@@ -6,6 +6,7 @@ takes too long; it ends by itself when the system answers, and never holds the p
 """
 
 import concurrent.futures
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -13,33 +14,37 @@ from typing import Any
 
 from moco_jax.errors import BadImage, WorkerError
 
-MOST_LOST = 64  # threads that wait for ever, after which nothing more is tried
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 64  # threads left behind that wait at a time, after which nothing more is tried
 
 Read = Callable[[int], tuple[bytes, int]]
 
 
 class Patience:
-    """Calls `read`, but no longer than so many seconds for one image, and once.
+    """Calls `read`, but no longer than so many seconds for one image.
 
     It can be sent to another process, where it starts anew. Called from several threads at once.
     """
 
-    def __init__(self, read: Read, seconds: float):
-        """Takes what reads an image by its index, and the seconds that one may take."""
-        self._read, self._seconds = read, seconds
-        self._local, self._lost = threading.local(), set()
+    def __init__(self, read: Read, item_name: Callable[[int], str], seconds: float):
+        """Takes what reads an image by its index and what names it, and the seconds it may take."""
+        self._read, self._item_name, self._seconds = read, item_name, seconds
+        self._local = threading.local()
+        self._waiting: dict[int, concurrent.futures.Future] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._read, self._seconds)
+        return type(self), (self._read, self._item_name, self._seconds)
 
     def __call__(self, index: int) -> tuple[bytes, int]:
         """What `read` gives.
 
         Raises:
-          BadImage: it took too long, now or before.
+          BadImage: it took too long, now or before and has not come since.
           WorkerError: so did many others.
         """
-        if index in self._lost:
+        before = self._waiting.get(index)
+        if before and not before.done():
             raise self._too_slow()
         if not hasattr(self._local, "reader"):
             self._local.reader = _Reader(self._read)
@@ -48,11 +53,19 @@ class Patience:
         if answer.done():
             return answer.result()
         del self._local.reader  # it stays behind
-        self._lost.add(index)
-        if len(self._lost) > MOST_LOST:
-            raise WorkerError(f"{len(self._lost)} images: {self._too_slow()}. The place that they "
-                              "are in does not answer")  # fmt: skip
+        self._give_up(index, answer)
         raise self._too_slow()
+
+    def _give_up(self, index: int, answer: concurrent.futures.Future) -> None:
+        """Says at once which image it is: the batch may have others to wait for."""
+        log.warning("%s does not come: reading goes on without it", self._item_name(index))
+        self._waiting[index] = answer
+        count = sum(not answer.done() for answer in list(self._waiting.values()))
+        if count > MOST_WAITING:
+            raise WorkerError(
+                f"{count} images at a time were {self._too_slow()}. The place that they are in "
+                "does not answer"
+            )
 
     def _too_slow(self) -> BadImage:
         return BadImage(f"not read within data.read_seconds={self._seconds:g}, and given up")

@@ -54,7 +54,8 @@ def _as_told(source: Source, data: ConfigDict) -> Source:
     if isinstance(source, ArraySource):
         return source
     if data.read_seconds:
-        source = dataclasses.replace(source, read=Patience(source.read, data.read_seconds))
+        read = Patience(source.read, source.item_name, data.read_seconds)
+        source = dataclasses.replace(source, read=read)
     if not data.levels:
         few = evenly(len(source), _PROBES).tolist()
         used = loader.deep_values(source, few, data.max_pixels)

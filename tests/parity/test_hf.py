@@ -185,6 +185,23 @@ def test_other_columns_and_hidden_labels_are_none(tmp_path, key, values, feature
     assert (source.labelled, source.class_names, source.read(0)[1]) == (False, (), -1)
 
 
+@pytest.mark.parametrize(
+    ("values", "feature", "found"),
+    [
+        ([[0, 1]] * 8, datasets.List(datasets.Value("int64")), r"shape \(8, 2\)"),
+        ([[0], [0, 1]] * 4, datasets.List(datasets.Value("int64")), "are list; expected"),
+        ([0.5] * 8, datasets.Value("float32"), "are float; expected integers or strings"),
+        ([True] * 8, datasets.Value("bool"), "are bool; expected"),
+        ([10**9] * 8, datasets.Value("int64"), "go up to 1000000000; expected"),
+        ([2**40] * 8, datasets.Value("int64"), "go up to 1099511627776; expected"),
+    ],
+)
+def test_a_chosen_column_that_holds_no_labels_is_refused(tmp_path, values, feature, found):
+    spec = save_columns(tmp_path, many=(values, feature))
+    with pytest.raises(InputError, match=f"column 'many'.*{found}"):
+        open_source(spec, "", "", "many")
+
+
 def test_a_record_without_an_image_is_one_unreadable_image(tmp_path, caplog):
     spec = save_columns(tmp_path, image=([*PICTURES[:7], None], datasets.Image()))
     data = config.default().data

@@ -100,6 +100,7 @@ def tiff(bands, extra=(), kind=1, bits=8):
         (b"II*\0" + b"\xff" * 40, "damaged"),
         (b"P5\n", "."),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_images_that_are_not_read_say_why(data, message):
     with pytest.raises(BadImage, match=message):

@@ -45,7 +45,9 @@ def test_a_batch_gets_another_image_and_the_log_the_name(root, monkeypatch, capl
     np.testing.assert_array_equal(index, [{3: 4, 9: 10}.get(i, i) for i in wanted.tolist()])
     for i in (3, 9):
         assert f"picture {i}: not read within data.read_seconds=0.2, and given up" in caplog.text
-    assert len(caplog.records) == 2  # each is named once, and not waited for again
+        assert f"picture {i} does not come: reading goes on without it" in caplog.text
+    skipped = [r for r in caplog.records if "skipped an image" in r.getMessage()]
+    assert len(skipped) == 2  # each is named once, and not waited for in every epoch
 
 
 def test_each_thread_reads_in_order_and_passes_errors_on():
@@ -54,7 +56,7 @@ def test_each_thread_reads_in_order_and_passes_errors_on():
             raise TimeoutError("of the system")
         return b"%d" % index, index
 
-    reader = patience.Patience(read, 10.0)
+    reader = patience.Patience(read, str, 10.0)
     assert [reader(i) for i in range(5)] == [(b"%d" % i, i) for i in range(5)]
     with pytest.raises(TimeoutError, match="of the system"):
         reader(5)
@@ -65,7 +67,7 @@ def test_no_thread_is_left_when_the_decoders_end():
     def readers_alive():
         return sum(thread.name == "read" for thread in threading.enumerate())
 
-    reader, before = patience.Patience(lambda i: (b"", i), 10.0), readers_alive()
+    reader, before = patience.Patience(lambda i: (b"", i), str, 10.0), readers_alive()
     threads = [threading.Thread(target=reader, args=(i,)) for i in range(5)]
     for thread in threads:
         thread.start()
@@ -79,15 +81,32 @@ def test_no_thread_is_left_when_the_decoders_end():
 
 
 def test_after_many_the_place_itself_is_said_to_be_gone(monkeypatch):
-    monkeypatch.setattr(patience, "MOST_LOST", 3)
+    monkeypatch.setattr(patience, "MOST_WAITING", 3)
     never = threading.Event()
-    reader = patience.Patience(lambda _: never.wait(), 0.01)
+    reader = patience.Patience(lambda _: never.wait(), str, 0.01)
     for i in range(3):
         with pytest.raises(BadImage, match="and given up"):
             reader(i)
-    with pytest.raises(WorkerError, match=r"4 images: not read within.*does not answer"):
+    with pytest.raises(WorkerError, match=r"4 images at a time were not read within.*does not"):
         reader(3)
     never.set()
+
+
+def test_what_comes_late_is_read_again():
+    """A network that was away for a while loses no image for good."""
+    away = threading.Event()
+
+    def read(index):
+        away.wait()
+        return b"", index
+
+    reader = patience.Patience(read, str, 0.1)
+    for _ in range(2):
+        with pytest.raises(BadImage, match="and given up"):
+            reader(7)
+    away.set()
+    time.sleep(0.1)
+    assert reader(7) == (b"", 7)
 
 
 def test_no_limit_reads_as_the_source_does_and_it_goes_to_processes(root):
