@@ -163,11 +163,29 @@ def open_source(spec: str, cache_dir: str = "", *columns: str) -> Splits:
     return pkgutil.resolve_name(OPENERS[form])(where, Opening(cache_dir, *columns))
 
 
+def data_facts(splits: Splits) -> dict[str, str]:
+    """What was understood of a source, as `summary.facts` says it."""
+    train, test = splits
+    return summary.facts(_understood(train), test and _understood(test))
+
+
 def log_data(splits: Splits) -> None:
     """Says what was understood of a source."""
-    train, test = splits
-    for line in summary.lines(train.name, train.understood, test and test.understood):
-        log.info("%s", line)
+    log.info("Data: %s", splits.train.name)
+    for heading, text in data_facts(splits).items():
+        log.info("  %s: %s", heading, text)
+
+
+def _understood(source: Source) -> Understood:
+    """What the source says of itself, or where it does not, what can be seen of it."""
+    if source.understood is not NOTHING:
+        return source.understood
+    size = " x ".join(map(str, source.image_shape or ())) or "encoded"
+    seen = Understood(source.name, len(source), {size: len(source)})
+    if isinstance(source, ArraySource) and source.labelled:
+        return seen.labelled("the source", source.labels, source.class_names)
+    by = f"the source, {len(source.class_names):,} classes, not counted"
+    return dataclasses.replace(seen, labels=by, unlabelled=None) if source.labelled else seen
 
 
 def existing(path: str) -> pathlib.Path:

@@ -96,11 +96,6 @@ def facts(train: Understood, test: Understood | None) -> dict[str, str]:
     return out | ({"taken": "; ".join(notes)} if notes else {})
 
 
-def lines(name: str, train: Understood, test: Understood | None) -> list[str]:
-    """The same as lines of the log."""
-    return [f"Data: {name}", *(f"  {key}: {text}" for key, text in facts(train, test).items())]
-
-
 def kinds_of(names: Iterable[str]) -> dict[str, int]:
     """The ends of names in small letters, the most frequent first."""
     ends = (os.path.splitext(name)[1].lower() or "without a name" for name in names)
@@ -115,7 +110,7 @@ def _labels(part: Understood) -> str:
         used = {name: count for name, count in part.classes.items() if count}
         text = f"{len(used):,} {_plural(len(used), 'class', 'classes')} by {text}: {_list(used)}"
     if part.unlabelled:
-        text += f"; {part.unlabelled:,} images have no label"
+        text += f"; without a label {part.unlabelled:,}"
     return text
 
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from moco_jax import __version__, metrics, results
 from moco_jax.config import choose
-from moco_jax.data import summary
-from moco_jax.data.source import existing
+from moco_jax.data.source import data_facts, existing
 from moco_jax.errors import MissingError
 from moco_jax.evals.evaluation import Context
 
@@ -102,7 +101,7 @@ def _inside(workdir: pathlib.Path, name: str) -> pathlib.Path:
 
 def facts(context: Context, outcome: str, message: str = "") -> dict[str, Any]:
     """How a run ended, on what hardware, with which versions and data: JSON values."""
-    device, train, test = jax.devices()[0], *context.data
+    device, train = jax.devices()[0], context.data.train
     return {
         "outcome": choose("outcome", outcome, OUTCOMES),
         "message": message,
@@ -118,7 +117,7 @@ def facts(context: Context, outcome: str, message: str = "") -> dict[str, Any]:
         "versions": {"Python": platform.python_version(), "moco_jax": __version__}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
         "data": {"source": train.name, "images trained on": len(train)}
-        | summary.facts(train.understood, test and test.understood)
+        | data_facts(context.data)
         | {"channels": train.channels},
     }
 
