@@ -99,7 +99,8 @@ def facts(train: Understood, test: Understood | None) -> dict[str, str]:
 def kinds_of(names: Iterable[str]) -> dict[str, int]:
     """The ends of names in small letters, the most frequent first."""
     ends = (os.path.splitext(name)[1].lower() or "without a name" for name in names)
-    return dict(collections.Counter(ends).most_common())
+    counts = collections.Counter(ends)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _labels(part: Understood) -> str:
