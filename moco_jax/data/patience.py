@@ -5,7 +5,6 @@ each thread that decodes lets a thread of its own read, waits for it, and leaves
 takes too long; it ends by itself when the system answers, and never holds the program up.
 """
 
-import concurrent.futures
 import logging
 import queue
 import threading
@@ -31,7 +30,7 @@ class Patience:
         """Takes what reads an image by its index and what names it, and the seconds it may take."""
         self._read, self._item_name, self._seconds = read, item_name, seconds
         self._local = threading.local()
-        self._waiting: dict[int, concurrent.futures.Future] = {}
+        self._waiting: dict[int, _Reader] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._read, self._item_name, self._seconds)
@@ -44,23 +43,26 @@ class Patience:
           WorkerError: so did many others.
         """
         before = self._waiting.get(index)
-        if before and not before.done():
+        if before and before.waits():
             raise self._too_slow()
         if not hasattr(self._local, "reader"):
             self._local.reader = _Reader(self._read)
-        answer = self._local.reader.ask(index)
-        concurrent.futures.wait([answer], self._seconds)
-        if answer.done():
-            return answer.result()
-        del self._local.reader  # it stays behind
-        self._give_up(index, answer)
-        raise self._too_slow()
+        try:
+            found, error = self._local.reader.ask(index, self._seconds)
+        except queue.Empty:
+            self._give_up(index)
+            raise self._too_slow() from None
+        if error:
+            raise error
+        return found
 
-    def _give_up(self, index: int, answer: concurrent.futures.Future) -> None:
-        """Says at once which image it is: the batch may have others to wait for."""
+    def _give_up(self, index: int) -> None:
+        """Leaves the reader behind, and says at once why: the batch may have others to wait for."""
         log.warning("%s does not come: reading goes on without it", self._item_name(index))
-        self._waiting[index] = answer
-        count = sum(not answer.done() for answer in list(self._waiting.values()))
+        self._waiting[index] = self._local.reader
+        self._local.reader.end()
+        del self._local.reader
+        count = sum(reader.waits() for reader in list(self._waiting.values()))
         if count > MOST_WAITING:
             raise WorkerError(
                 f"{count} images at a time were {self._too_slow()}. The place that they are in "
@@ -72,28 +74,34 @@ class Patience:
 
 
 class _Reader:
-    """A thread that reads what it is asked for, until nobody holds this any more."""
+    """A thread that reads what it is asked for, until its end or nobody holds this any more."""
 
     def __init__(self, read: Read):
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue = queue.SimpleQueue()
+        queues = self._jobs, self._answers
         # A daemon: the program's end does not wait for it.
-        threading.Thread(target=_work, args=(read, self._jobs), name="read", daemon=True).start()
+        threading.Thread(target=_work, args=(read, *queues), name="read", daemon=True).start()
 
-    def ask(self, index: int) -> concurrent.futures.Future:
-        """Gives it an image to read."""
-        answer = concurrent.futures.Future()
-        self._jobs.put((index, answer))
-        return answer
+    def ask(self, index: int, seconds: float) -> tuple[Any, BaseException | None]:
+        """What reading an image gave, or the error; queue.Empty where neither comes in time."""
+        self._jobs.put(index)
+        return self._answers.get(timeout=seconds)
 
-    def __del__(self) -> None:
+    def waits(self) -> bool:
+        """Whether one that was left behind still has no answer."""
+        return self._answers.empty()
+
+    def end(self) -> None:
+        """Asks for nothing more."""
         self._jobs.put(None)
 
+    __del__ = end
 
-def _work(read: Read, jobs: queue.SimpleQueue) -> None:
-    while job := jobs.get():
-        index, answer = job
+
+def _work(read: Read, jobs: queue.SimpleQueue, answers: queue.SimpleQueue) -> None:
+    while (index := jobs.get()) is not None:
         try:
-            answer.set_result(read(index))
+            answers.put((read(index), None))
         except BaseException as error:
-            answer.set_exception(error)
-        del job, answer  # nothing is held while it waits
+            answers.put((None, error))
