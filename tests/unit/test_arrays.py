@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moco_jax.data import labels as class_labels
-from moco_jax.data.source import open_source
+from moco_jax.data.source import ArraySource, open_source
 from moco_jax.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
@@ -189,3 +189,61 @@ def test_a_bomb_is_not_unpacked(tmp_path):
         archive.writestr("images.npy", header((4, 4, 4)) + bytes(50_000_000))
     with pytest.raises(InputError, match=r"promises 64 bytes.*there are 50,000,000"):
         open_source(f"npz:{tmp_path}/x.npz")
+
+
+# What is expected
+
+
+GRAY = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(4, 5, 6)
+
+
+def test_gray_arrays_get_a_channel(tmp_path):
+    train, test = open_source(save(tmp_path, images=GRAY))
+    assert isinstance(train, ArraySource)
+    assert (test, train.labels, train.labelled) == (None, None, False)
+    np.testing.assert_array_equal(train.images, GRAY[..., None])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_arrays_of_any_channel_count_with_a_test_part(tmp_path, channels):
+    images = np.repeat(GRAY[..., None], channels, -1)
+    content = {"images": images, "labels": np.array([0, 1, 1, 7], np.uint8), "note": "mine"}
+    train, test = open_source(
+        save(tmp_path, **content, test_images=images[:2], test_labels=np.array([7, 0]))
+    )
+    assert (train.channels, train.image_shape, len(test)) == (channels, (5, 6), 2)
+    assert train.labels.tolist() == [0, 1, 1, 7]
+    assert train.labels.dtype == test.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"image": GRAY}, "no array 'images', only image; rename 'image'"),
+        ({"images": GRAY, "label": np.zeros(4, int)}, "holds 'label'; did you mean 'labels'"),
+        ({"images": GRAY.astype(np.float32)}, "images are float32; expected uint8"),
+        ({"images": GRAY[0]}, r"shape \(5, 6\); expected \(N, H, W\)"),
+        ({"images": GRAY[:0]}, r"shape \(0, 5, 6\); expected .* none of them 0"),
+        ({"images": GRAY, "labels": np.zeros(3, int)}, r"shape \(3,\); expected \(4,\)"),
+        ({"images": GRAY, "labels": np.zeros(4)}, "labels are float64; expected integers"),
+        ({"images": GRAY, "labels": np.array([0, -2, 1, 1])}, "down to -2; expected .* from 0"),
+        ({"images": GRAY, "test_labels": np.zeros(4, int)}, "test_labels without test_images"),
+        ({"images": GRAY, "test_images": np.zeros((1, 5, 6, 3), np.uint8)}, "1 channels, test 3"),
+        (
+            {"images": GRAY, "labels": np.arange(4), "class_names": ["a", "b"]},
+            "up to 3, but there are 2 class names",
+        ),
+        ({"images": GRAY, "labels": np.array([0, 1, None, 2])}, "labels is no plain array"),
+    ],
+)
+def test_arrays_that_are_not_as_expected_are_refused(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        open_source(save(tmp_path, **content))
+
+
+def test_a_file_that_is_no_npz_is_refused(tmp_path):
+    (tmp_path / "x.npz").write_text("hello")
+    with pytest.raises(ValueError, match=r"not a \.npz file"):
+        open_source(f"npz:{tmp_path}/x.npz")
+    with pytest.raises(ValueError, match=r"not a \.npz file"):
+        open_source(f"npz:{tmp_path}")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moco_jax.data import arrays, decoding, fashion, subset
-from moco_jax.data.source import ArraySource, EncodedSource, open_source
+from moco_jax.data.source import EncodedSource, open_source
 from tests import tiny_tfds
 from tests.folders import labels, levels, make_folder, names, save_image
 
@@ -145,69 +145,6 @@ def test_a_folder_without_images_is_refused(tmp_path):
 def test_a_folder_source_can_be_sent_to_another_process(tmp_path):
     train = open_source(make_folder(tmp_path, "a.png")).train
     assert pickle.loads(pickle.dumps(train)).read(0) == train.read(0)
-
-
-# Arrays
-
-
-IMAGES = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(4, 5, 6)
-
-
-def save_npz(tmp_path, **content):
-    np.savez(tmp_path / "x.npz", **content)
-    return f"npz:{tmp_path / 'x.npz'}"
-
-
-def test_gray_arrays_get_a_channel(tmp_path):
-    train, test = open_source(save_npz(tmp_path, images=IMAGES))
-    assert isinstance(train, ArraySource)
-    assert (test, train.labels, train.labelled) == (None, None, False)
-    np.testing.assert_array_equal(train.images, IMAGES[..., None])
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 5])
-def test_arrays_of_any_channel_count_with_a_test_part(tmp_path, channels):
-    images = np.repeat(IMAGES[..., None], channels, -1)
-    content = {"images": images, "labels": np.array([0, 1, 1, 7], np.uint8), "note": "mine"}
-    train, test = open_source(
-        save_npz(tmp_path, **content, test_images=images[:2], test_labels=np.array([7, 0]))
-    )
-    assert (train.channels, train.image_shape, len(test)) == (channels, (5, 6), 2)
-    assert train.labels.tolist() == [0, 1, 1, 7]
-    assert train.labels.dtype == test.labels.dtype == np.int32
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"image": IMAGES}, "no array 'images', only image; rename 'image'"),
-        ({"images": IMAGES, "label": np.zeros(4, int)}, "holds 'label'; did you mean 'labels'"),
-        ({"images": IMAGES.astype(np.float32)}, "images are float32; expected uint8"),
-        ({"images": IMAGES[0]}, r"shape \(5, 6\); expected \(N, H, W\)"),
-        ({"images": IMAGES[:0]}, r"shape \(0, 5, 6\); expected .* none of them 0"),
-        ({"images": IMAGES, "labels": np.zeros(3, int)}, r"shape \(3,\); expected \(4,\)"),
-        ({"images": IMAGES, "labels": np.zeros(4)}, "labels are float64; expected integers"),
-        ({"images": IMAGES, "labels": np.array([0, -2, 1, 1])}, "down to -2; expected .* from 0"),
-        ({"images": IMAGES, "test_labels": np.zeros(4, int)}, "test_labels without test_images"),
-        ({"images": IMAGES, "test_images": np.zeros((1, 5, 6, 3), np.uint8)}, "1 channels, test 3"),
-        (
-            {"images": IMAGES, "labels": np.arange(4), "class_names": ["a", "b"]},
-            "up to 3, but there are 2 class names",
-        ),
-        ({"images": IMAGES, "labels": np.array([0, 1, None, 2])}, "labels is no plain array"),
-    ],
-)
-def test_arrays_that_are_not_as_expected_are_refused(tmp_path, content, message):
-    with pytest.raises(ValueError, match=message):
-        open_source(save_npz(tmp_path, **content))
-
-
-def test_a_file_that_is_no_npz_is_refused(tmp_path):
-    (tmp_path / "x.npz").write_text("hello")
-    with pytest.raises(ValueError, match=r"not a \.npz file"):
-        open_source(f"npz:{tmp_path}/x.npz")
-    with pytest.raises(ValueError, match=r"not a \.npz file"):
-        open_source(f"npz:{tmp_path}")
 
 
 # TFDS
