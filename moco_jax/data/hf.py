@@ -16,6 +16,7 @@ from moco_jax.data.listing import read_file
 from moco_jax.data.source import EncodedSource, Opening, Splits
 from moco_jax.data.summary import Understood, kinds_of
 from moco_jax.errors import BadImage, InputError
+from moco_jax.extras import extra
 
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
 _LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
@@ -52,12 +53,8 @@ def open_hf(where: str, opening: Opening = Opening()) -> Splits:
 
 
 def _library() -> Any:
-    try:
+    with extra("hf", "data.source='hf:...'"):
         import datasets
-    except ImportError as error:
-        raise InputError(
-            "data.source='hf:...' needs the library 'datasets': pip install 'moco_jax[hf]'"
-        ) from error
     return datasets
 
 

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from moco_jax.data import layout
 from moco_jax.data.columns import choose_image, choose_label
 from moco_jax.data.source import EncodedSource, Opening, Splits
 from moco_jax.data.summary import Understood
 from moco_jax.errors import InputError
+from moco_jax.extras import extra
+
+with extra("tfds", "data.source='tfds:...'"):
+    import tensorflow_datasets as tfds
 
 _LOOKED_AT = 16  # records whose labels tell whether some have none
 _FILE_NAMES = ("file_name", "filename", "image/filename", "image_name")  # features so called

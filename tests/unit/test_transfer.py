@@ -107,7 +107,10 @@ rows = {}
 for source in (folder, npz):
     c = config.default()
     c.data.update(source=source, batch_size=12, eval_batch_size=16, image_size=16, threads=2)
-    x = types.SimpleNamespace(data=pipeline.open_data(c.data), config=c, mesh=mesh.make_mesh())
+    task = types.SimpleNamespace(views=(c.data.view1, c.data.view2))
+    x = types.SimpleNamespace(
+        data=pipeline.open_data(c.data), config=c, mesh=mesh.make_mesh(), task=task
+    )
     kind = source.partition(":")[0]
     for stream, batches in (
         ("train", experiment.train_batches(x, 2)),
@@ -115,7 +118,8 @@ for source in (folder, npz):
     ):
         with batches:
             for step, batch in enumerate(itertools.islice(batches, 6)):
-                for key, value in batch.items():
+                crops = {f"crop{i}": crop for i, crop in enumerate(batch.pop("crops", ()))}
+                for key, value in (batch | crops).items():
                     shards = sorted(value.addressable_shards, key=lambda s: s.index[0].start)
                     rows[f"{kind}-{stream}-{step}-{key}"] = np.concatenate([s.data for s in shards])
                     assert len(value) == 12 if stream == "train" else 16
@@ -155,7 +159,8 @@ def test_two_processes_read_and_hold_their_halves_of_the_batches(tmp_path):
             ("eval", pipeline.eval_batches(images, data)),
         ):
             for step, batch in enumerate(take(batches, 6)):
-                for key, value in batch.items():
+                crops = {f"crop{i}": crop for i, crop in enumerate(batch.pop("crops", ()))}
+                for key, value in (batch | crops).items():
                     parts = [half[f"{kind}-{stream}-{step}-{key}"] for half in halves]
                     assert len(parts[0]) == len(parts[1])
                     np.testing.assert_array_equal(np.concatenate(parts), value, key)

@@ -1,0 +1,60 @@
+"""Libraries that only a part needs: not imported by training, and named where they are missing."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from moco_jax import report
+from moco_jax.data.source import open_source
+from moco_jax.evals import featurefile
+from tests import runs
+
+HEAVY = (
+    "array_record", "datasets", "jinja2", "plotly", "pyarrow", "sklearn", "tensorboardX",
+    "tensorflow_datasets", "torch",
+)  # fmt: skip
+
+
+def test_training_imports_none_of_them():
+    program = f"import sys, moco_jax.training.loop; print(*({set(HEAVY)!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          cwd=pathlib.Path(__file__).parents[2], check=True)  # fmt: skip
+    assert done.stdout.split() == []
+
+
+def a_report(path):
+    report.write(runs.write_run(path / "run"))
+
+
+def a_parquet_file(path):
+    featurefile.check_out(path / "features.parquet")
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "use", "message"),
+    [
+        ("plotly", "report.page", a_report, r"report.html needs .*'plotly.*moco_jax\[report\]'"),
+        ("jinja2", "report.page", a_report, r"needs the library 'jinja2': .*moco_jax\[report\]'"),
+        ("pyarrow", "", a_parquet_file, r"parquet needs .*'pyarrow': .*moco_jax\[parquet\]'"),
+        (
+            "tensorflow_datasets", "data.tfds", lambda _: open_source("tfds:mnist"),
+            r"data.source='tfds:...' needs .*'tensorflow_datasets': .*moco_jax\[tfds\]'",
+        ),
+        (
+            "datasets", "", lambda _: open_source("hf:mnist"),
+            r"data.source='hf:...' needs .*'datasets': .*moco_jax\[hf\]'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_missing_one_says_which_extra(library, module, use, message, tmp_path, monkeypatch):
+    for name in [n for n in sys.modules if n.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    if module:
+        monkeypatch.delitem(sys.modules, f"moco_jax.{module}", raising=False)
+        room, _, name = module.partition(".")
+        monkeypatch.delattr(sys.modules[f"moco_jax.{room}"], name, raising=False)
+    with pytest.raises(ValueError, match=message):
+        use(tmp_path)
