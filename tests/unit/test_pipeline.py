@@ -1,98 +1,37 @@
-"""The stream of batches: which samples, whatever the threads, hosts and start; bad images."""
+"""The stream of batches: which samples, whatever the threads, hosts and start."""
 
 import collections
 import itertools
-import logging
 import threading
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from moco_jax import config
-from moco_jax.data import decoding, host_crop, loader, pipeline
+from moco_jax.data import host_crop, loader, pipeline
 from moco_jax.data.host_crop import Region
 from moco_jax.data.source import ArraySource, EncodedSource, open_source
-from moco_jax.errors import BadImage
-
-COUNT = 40
-
-
-def options(**overrides):
-    data = config.default().data
-    data.update({"batch_size": 12, "eval_batch_size": 16, "image_size": 16, "threads": 2})
-    data.processes = 1
-    data.update(overrides)
-    return data
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Forty images of different content and size, in two classes."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for i in range(COUNT):
-        pixels = rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)
-        path = root / f"{i % 2}" / f"{i:03}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    return root
+from tests.encoded import random_views
+from tests.streams import (
+    COUNT,
+    assert_same,
+    column,
+    join,
+    make_array,
+    options,
+    take,
+    write_images,
+)
 
 
 @pytest.fixture(scope="module")
-def encoded(root):
-    return open_source(f"folder:{root}").train
+def encoded(tmp_path_factory):
+    return open_source(f"folder:{write_images(tmp_path_factory.mktemp('images'))}").train
 
 
 @pytest.fixture(scope="module")
 def array():
-    images = np.random.default_rng(0).integers(0, 256, (COUNT, 8, 9, 1), dtype=np.uint8)
-    return ArraySource("array", images, np.arange(COUNT, dtype=np.int32) % 3)
-
-
-def broken(source, bad, error=None):
-    """`source` with some images that cannot be read."""
-
-    def read(index):
-        if index in bad:
-            if error:
-                raise error
-            return b"not an image", 0
-        return source.read(index)
-
-    name = "picture {}".format
-    return EncodedSource("broken", len(source), read, name, source.labelled)
-
-
-def random_views(content, rng, regions):
-    views = np.empty((len(regions), 16, 16, 3), np.uint8)
-    host_crop.random_views(content, decoding.read_header(content, 10**6), rng, regions, views)
-    return views
-
-
-def take(batches, count=None):
-    """Batches of a stream, their crops as one array (b, V, S, S, C)."""
-    with batches:
-        taken = list(itertools.islice(batches, count))
-    return [b | {"crops": np.stack(b["crops"], 1)} if "crops" in b else b for b in taken]
-
-
-def assert_same(batches, others):
-    assert len(batches) == len(others)
-    for batch, other in zip(batches, others):
-        assert batch.keys() == other.keys()
-        for key, value in batch.items():
-            np.testing.assert_array_equal(value, other[key], key)
-
-
-def join(parts):
-    """The global batches, from the hosts' parts of them."""
-    keys = parts[0][0].keys()
-    return [{key: np.concatenate([p[key] for p in hosts]) for key in keys} for hosts in zip(*parts)]
-
-
-def column(batches, key):
-    return np.concatenate([batch[key] for batch in batches])
+    return make_array()
 
 
 @pytest.fixture(params=["encoded", "array"])
@@ -136,7 +75,7 @@ def test_rows_hold_the_image_and_label_of_their_index(encoded, array):
     ]
     for image, index, epoch, label in zip(*batch.values()):
         content, expected = encoded.read(int(index))
-        views = random_views(content, host_crop.generator(5, int(epoch), int(index)), regions)
+        views = random_views(content, host_crop.generator(5, int(epoch), int(index)), regions, 16)
         np.testing.assert_array_equal(image, views)
         assert label == expected
     (batch,) = take(pipeline.train_batches(array, options(), seed=5), 1)
@@ -217,7 +156,9 @@ def test_batches_that_are_kept_are_not_overwritten(encoded):
         for image, index, epoch in zip(batch["crops"], batch["index"], batch["epoch"]):
             content, _ = encoded.read(int(index))
             regions = [Region((0.2, 1.0), (3 / 4, 4 / 3))] * 2
-            views = random_views(content, host_crop.generator(0, int(epoch), int(index)), regions)
+            views = random_views(
+                content, host_crop.generator(0, int(epoch), int(index)), regions, 16
+            )
             np.testing.assert_array_equal(image, views)
 
 
@@ -301,138 +242,3 @@ def test_images_without_labels_have_minus_one(array):
             batches if batches is not pipeline.eval_batches else batches(unlabelled, options())
         )
         assert (take(batches, 1)[0]["label"] == -1).all()
-
-
-# Images that cannot be read
-
-
-@pytest.mark.parametrize("error", [None, FileNotFoundError("gone")])
-def test_a_bad_image_gives_way_to_the_next_and_is_named_once(encoded, caplog, error):
-    bad = {4, 5, COUNT - 1}
-    source = broken(encoded, bad, error)
-    data = options(max_bad_share=0.2)
-    with caplog.at_level(logging.WARNING):
-        batches = take(pipeline.train_batches(source, data, seed=0), 10)
-    wanted = np.concatenate([pipeline.sample_order(0, e, COUNT) for e in range(3)])
-    used = np.array([{4: 6, 5: 6, COUNT - 1: 0}.get(i, i) for i in wanted.tolist()])
-    np.testing.assert_array_equal(column(batches, "index"), used)
-    np.testing.assert_array_equal(column(batches, "label"), used >= COUNT // 2)
-    for row in np.flatnonzero(used != wanted)[:2]:
-        content, _ = encoded.read(int(used[row]))
-        rng = host_crop.generator(0, int(row) // COUNT, int(used[row]))
-        region = Region((0.2, 1.0), (3 / 4, 4 / 3))
-        expected = random_views(content, rng, [region, region])
-        np.testing.assert_array_equal(column(batches, "crops")[row], expected)
-    named = [record.getMessage() for record in caplog.records]
-    assert len(named) == len(set(named)) == 3
-    assert any("picture 4: " + ("gone" if error else "no kind of image") in line for line in named)
-    again = take(pipeline.train_batches(source, options(max_bad_share=0.2, threads=7), seed=0), 10)
-    assert_same(again, batches)
-
-
-def test_the_log_names_a_bounded_number(encoded, caplog):
-    tally = loader._Tally(encoded, 1.0)
-    with caplog.at_level(logging.WARNING):
-        for i in range(100):
-            tally.count([loader.Loaded(0, 0, (f"picture {i}",))])
-    assert len(caplog.records) == 20
-    assert "no others will be named" in caplog.records[-1].getMessage()
-
-
-def test_too_large_a_share_ends_the_stream(encoded):
-    source = broken(encoded, {1, 11, 21})
-    with pytest.raises(BadImage, match=r"3 of 5\d images of broken.*max_bad_share=0.05.*pict"):
-        take(pipeline.train_batches(source, options(max_bad_share=0.05), seed=0), 20)
-    # 3 of 43 reads: below a limit of 8%, for ever.
-    assert len(take(pipeline.train_batches(source, options(max_bad_share=0.08), seed=0), 20)) == 20
-
-
-def test_a_few_bad_images_at_the_start_are_no_reason_to_stop(encoded):
-    first = set(pipeline.sample_order(0, 0, COUNT)[:2].tolist())
-    source = broken(encoded, first)
-    assert len(take(pipeline.train_batches(source, options(max_bad_share=0.08), seed=0), 1)) == 1
-
-
-def test_a_batch_without_one_good_image_ends_the_stream_at_once(encoded):
-    source = broken(encoded, set(pipeline.sample_order(0, 0, COUNT)[:12].tolist()))
-    with pytest.raises(BadImage, match="cannot be read"):
-        take(pipeline.train_batches(source, options(max_bad_share=0.9), seed=0), 1)
-
-
-def test_nothing_readable_ends_the_stream(encoded):
-    source = broken(encoded, set(range(COUNT)))
-    with pytest.raises(BadImage, match="64 images in a row cannot be read, the first: pict"):
-        take(pipeline.train_batches(source, options(max_bad_share=1.0), seed=0), 1)
-
-
-def test_too_large_images_are_named_and_give_way(encoded, caplog):
-    data = options(max_pixels=58 * 30, max_bad_share=0.05)  # the last one has 59 rows
-    with caplog.at_level(logging.WARNING):
-        batches = take(pipeline.train_batches(encoded, data, seed=0), 5)
-    assert "30 x 59 pixels; expected 1 to data.max_pixels=1740" in caplog.text
-    assert COUNT - 1 not in column(batches, "index")
-    assert COUNT - 1 not in column(take(pipeline.eval_batches(encoded, data)), "index")
-
-
-def test_evaluation_masks_bad_images(encoded):
-    source = broken(encoded, {0, 7})
-    batches = take(pipeline.eval_batches(source, options(max_bad_share=0.1)))
-    index = column(batches, "index")[column(batches, "mask")]
-    np.testing.assert_array_equal(index, np.setdiff1d(np.arange(COUNT), [0, 7]))
-    with pytest.raises(BadImage, match="2 of 40 images"):
-        take(pipeline.eval_batches(source, options(max_bad_share=0.01)))
-
-
-def test_other_errors_are_not_taken_for_bad_images(encoded):
-    source = broken(encoded, {3}, TypeError("a bug"))
-    with pytest.raises(TypeError, match="a bug"):
-        take(pipeline.train_batches(source, options(), seed=0), 4)
-
-
-def test_no_thread_is_left_behind(encoded):
-    before = set(threading.enumerate())
-    take(pipeline.train_batches(encoded, options(threads=5), seed=0), 2)
-    take(pipeline.eval_batches(encoded, options()))
-    with pytest.raises(BadImage):
-        take(pipeline.train_batches(broken(encoded, set(range(COUNT))), options(), seed=0))
-    assert set(threading.enumerate()) <= before
-
-
-# Checks before a run
-
-
-def test_a_set_smaller_than_a_batch_is_refused(source):
-    pipeline.check(source, options(), COUNT)
-    with pytest.raises(ValueError, match=r"40 images, fewer than data.batch_size=41; .* is 40"):
-        pipeline.check(source, options(), COUNT + 1)
-
-
-def test_a_set_without_a_readable_image_is_refused(encoded):
-    with pytest.raises(BadImage, match="none of 16 images of broken can be read: picture 0"):
-        pipeline.check(broken(encoded, set(range(COUNT))), options())
-    pipeline.check(broken(encoded, set(range(COUNT - 3))), options())
-
-
-def test_channel_statistics(encoded, array):
-    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    assert pipeline.channel_stats(encoded, options()) == imagenet
-    mean, std = pipeline.channel_stats(array, options())
-    np.testing.assert_allclose(mean, [array.images.mean() / 255])
-    np.testing.assert_allclose(std, [array.images.std() / 255])
-    given = options(mean=(0.5,), std=(0.25,))
-    assert pipeline.channel_stats(array, given) == ((0.5,), (0.25,))
-    constant = ArraySource("black", np.zeros((3, 2, 2, 2), np.uint8))
-    assert pipeline.channel_stats(constant, options()) == ((0, 0), (1 / 255, 1 / 255))
-
-
-@pytest.mark.parametrize(
-    ("mean", "std", "message"),
-    [
-        ((0.5,), (), "expected 1 numbers in each"),
-        ((0.5, 0.5), (0.2, 0.2), "expected 1 numbers in each"),
-        ((0.5,), (0.0,), "expected numbers above 0"),
-    ],
-)
-def test_wrong_channel_statistics_are_refused(array, mean, std, message):
-    with pytest.raises(ValueError, match=message):
-        pipeline.channel_stats(array, options(mean=mean, std=std))
