@@ -105,6 +105,26 @@ def test_each_view_has_its_own_recipe():
     np.testing.assert_allclose(views(batch, 1), second, atol=1e-6)
 
 
+@pytest.mark.parametrize("cropped", [False, True])
+def test_a_view_may_have_a_size_of_its_own(cropped):
+    batch, small = make_batch(cropped=cropped), view(size=6, order=("flip",))
+    if cropped:
+        batch["crops"] = batch["crops"][0], batch["crops"][1][:, :6, :6]
+    views = augment.make_views((view(order=("flip",)), small), SIZE, (0.0,) * 3, (1.0,) * 3, 0)
+    assert views(batch, 0).shape == (BATCH, SIZE, SIZE, 3)
+    assert views(batch, 1).shape == (BATCH, 6, 6, 3)
+
+
+@pytest.mark.parametrize(("blur_at", "sigma"), [(224, 6.0 * 28 / 224), (28, 6.0), (0, 6.0)])
+def test_sigma_is_scaled_to_the_view_or_not(blur_at, sigma):
+    """SwAV blurs small crops as much, in pixels, as large ones."""
+    recipe = view(order=("blur",), blur_p=1.0, blur_sigma=(6.0, 6.0), blur_at=blur_at)
+    image = jnp.zeros((28, 28, 3)).at[14, 14].set(1.0)
+    blurred = augment.augment(jax.random.key(0), image, recipe, *STATS)
+    expected = photometric.blur(image, jnp.float32(sigma), photometric.blur_radius(sigma, 28))
+    np.testing.assert_allclose(blurred, expected, atol=1e-6)
+
+
 def test_operations_that_are_not_drawn_are_exactly_the_identity():
     never = view(order=ALL, jitter_p=0, grayscale_p=0, blur_p=0, solarize_p=0, flip_p=0, erase_p=0)
     image = random_image()
