@@ -1,8 +1,6 @@
 """The report without a browser: what is in the file, and that it never fails a run."""
 
-import base64
 import html.parser
-import io
 import json
 import logging
 import os
@@ -15,15 +13,11 @@ import jax
 import numpy as np
 import plotly.graph_objects
 import pytest
-from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from moco_jax import config, metrics, report
-from moco_jax.report import curves, featuremap, page, pictures, rundir
-from moco_jax.training import experiment
-from moco_jax.training.context import make_context
+from moco_jax.report import curves, rundir
 from tests import runs
-from tests.tiny import tiny_config, write_npz
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 ADDRESS = {"src", "href", "action", "data", "poster", "srcset", "xlink:href"}
@@ -258,90 +252,6 @@ class TestOutcome:
                 {"step": 15, "knn_top1": 0.5}, {"step": 30, "images_per_second": 40.0}]  # fmt: skip
         run = rundir.Run("x", {"data": {"batch_size": 4}}, rows, [], {}, {})
         assert rundir.seconds(run) == 10 * 4 / 20 + 20 * 4 / 40
-
-
-class TestPictures:
-    def test_nearest_are_the_most_similar_others(self):
-        x = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
-        x[7] = 3 * x[2]
-        found, cosine = pictures.nearest(x, np.array([2, 9]), 4)
-        unit = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1)[:, None]
-        for row, query in enumerate((2, 9)):
-            others = [i for i in np.argsort(-unit @ unit[query]) if i != query][:4]
-            assert found[row].tolist() == others
-        np.testing.assert_allclose(cosine[0, 0], 1, rtol=1e-6)
-        assert pictures.nearest(x[:3], np.array([0]), 8)[0].shape == (1, 2)
-        with pytest.raises(ValueError, match="only one image"):
-            pictures.nearest(x[:1], np.array([0]), 8)
-
-    def test_the_map_repeats_and_keeps_groups_together(self):
-        rng = np.random.default_rng(0)
-        kinds = np.repeat([0, 1], 30)
-        x = rng.normal(size=(60, 8)) + 20 * np.eye(8)[kinds]
-        points = pictures.embed(x.astype(np.float32), 0)
-        np.testing.assert_array_equal(points, pictures.embed(x.astype(np.float32), 0))
-        gap = np.linalg.norm(points[:, None] - points[None], axis=-1)
-        np.fill_diagonal(gap, np.inf)
-        assert (kinds[gap.argmin(1)] == kinds).all()
-        assert pictures.embed(x[28:32, :2].astype(np.float32), 0).shape == (4, 2)
-        with pytest.raises(ValueError, match="3 images are too few"):
-            pictures.embed(x[:3], 0)
-
-    def test_come_from_the_images_whose_features_they_show(self, tmp_path):
-        """Files of which one cannot be read: rows of features are not those of the files."""
-        for i in range(20):
-            image = np.full((70, 80, 3), 12 * i, np.uint8)
-            (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
-            Image.fromarray(image).save(tmp_path / "ab"[i % 2] / f"{i:02}.png")
-        (tmp_path / "a" / "02.png").write_bytes(b"none")
-        c = tiny_config("v3", f"folder:{tmp_path}")
-        c.data.update(batch_size=8, eval_batch_size=8, image_size=16, max_bad_share=0.5)
-        x = experiment.build(c)
-        found = pictures.collect(
-            make_context(x, tmp_path),
-            lambda batch: batch["crops"][0][:, 0, 0].astype(np.float32) + 1,
-        )
-        assert len(found["map"]) == 19
-        files = [f"{'ab'[i % 2]}/{i:02}.png" for i in range(20) if i != 2]
-        assert sorted(found["map_names"].tolist()) == sorted(files)
-        shown = [found[f"{which}_names"].ravel().tolist() for which in ("query", "neighbour")]
-        assert {*shown[0], *shown[1]} <= set(files)
-        levels = [12 * int(name[2:4]) for name in shown[0]]
-        np.testing.assert_array_equal(found["queries"][:, 0, 0, 0], levels)
-        assert found["class_names"].tolist() == ["a", "b"]
-        even = found["queries"][:, 0, 0, 0] // 12 % 2 == 0
-        np.testing.assert_array_equal(even, found["query_labels"] == 0)
-        assert found["neighbours"].shape == (8, 8, 16, 16, 3)
-        assert found["views"].shape == (8, 3, 16, 16, 3)
-
-    def test_without_features_leave_the_views(self, tmp_path, caplog):
-        x = experiment.build(tiny_config("v3", write_npz(tmp_path / "x.npz", channels=5)))
-        found = pictures.collect(
-            make_context(x, tmp_path), lambda batch: np.full((16, 3), np.nan, np.float32)
-        )
-        assert found["views"].shape == (8, 3, 12, 12, 3)
-        assert "map" not in found
-        assert "No features in the report: NotFiniteError" in caplog.text
-
-    def test_legend_names_the_most_frequent_classes(self):
-        labels = np.repeat(np.arange(15), np.arange(1, 16))
-        entries = featuremap.classes(labels, np.array([], np.str_))
-        assert entries[0][0].name == "5 other classes"
-        assert [entry.name for entry, _ in entries[1:]] == [f"class {i}" for i in range(5, 15)]
-        assert sum(len(rows) for _, rows in entries) == len(labels)
-        ((entry, rows),) = featuremap.classes(np.full(4, -1), np.array([], np.str_))
-        assert (entry.name, len(rows)) == ("no labels", 4)
-
-    def test_large_pictures_become_smaller_and_small_ones_stay_exact(self):
-        image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-        kind, data = page.data_uri(image).split(",")
-        assert kind == "data:image/png;base64"
-        np.testing.assert_array_equal(
-            np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), image
-        )
-        kind, data = page.data_uri(image.repeat(5, 0).repeat(5, 1)).split(",")
-        assert kind == "data:image/jpeg;base64"
-        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (224, 224)
 
 
 def test_a_report_that_fails_is_one_warning(tmp_path, caplog, monkeypatch):
