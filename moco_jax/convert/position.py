@@ -5,14 +5,13 @@ R old and S new positions along a side, C features of a token.
 
 import logging
 
+import jax
 import numpy as np
 
 from moco_jax.convert.contents import Contents
 from moco_jax.models.tokens import patch_grid
 
 log = logging.getLogger(__name__)
-
-CUBIC = -0.5  # slope of the kernel at 1: Keys's, PIL's, and PyTorch's with antialiasing
 
 
 def interpolate(embedding: np.ndarray, side: int, tokens: int) -> np.ndarray:
@@ -27,22 +26,10 @@ def interpolate(embedding: np.ndarray, side: int, tokens: int) -> np.ndarray:
       (1, tokens + S * S, C) float32.
     """
     old = round((embedding.shape[1] - tokens) ** 0.5)
-    grid = embedding[0, tokens:].reshape(old, old, -1).astype(np.float64)
-    weights = _weights(old, side)
-    grid = np.einsum("sr,tq,rqc->stc", weights, weights, grid, optimize=True)
-    grid = grid.reshape(1, side * side, -1).astype(np.float32)
+    grid = embedding[0, tokens:].reshape(old, old, -1)
+    grid = jax.image.resize(grid, (side, side, grid.shape[-1]), "cubic", antialias=True)
+    grid = np.asarray(grid).reshape(1, side * side, -1)
     return np.concatenate([embedding[:, :tokens], grid], axis=1)
-
-
-def _weights(old: int, new: int) -> np.ndarray:
-    """Weights (S, R) of the old positions in each new one."""
-    scale = old / new
-    centers = scale * (np.arange(new) + 0.5)
-    distance = np.abs(np.arange(old) + 0.5 - centers[:, None]) / max(scale, 1.0)
-    near = (CUBIC + 2) * distance**3 - (CUBIC + 3) * distance**2 + 1
-    far = CUBIC * (distance**3 - 5 * distance**2 + 8 * distance - 4)
-    weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
-    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def resize(contents: Contents, image_size: int) -> Contents:
