@@ -13,7 +13,7 @@ from moco_jax.config import ConfigDict
 from moco_jax.convert.contents import Contents
 from moco_jax.convert.match import ours_of, theirs_of
 from moco_jax.convert.names import Row
-from moco_jax.convert.unpickle import Tensor
+from moco_jax.convert.placeholders import Tensor
 from moco_jax.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ def _read(
     saved: Any, parameters: list[Row], params: dict[str, np.ndarray], c: ConfigDict
 ) -> dict[str, np.ndarray]:
     (group,) = saved["param_groups"]
+    if not all(isinstance(key, int) for key in group["params"]):
+        raise TypeError("its parameters have no numbers")
     # Before PyTorch 1.5 a parameter's key was its address: only the order counts.
     states = [dict(saved["state"].get(key, {})) for key in group["params"]]
     if len(states) != len(parameters):

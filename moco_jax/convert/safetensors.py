@@ -31,7 +31,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors, as views into the mapped file, and the metadata.
 
     Raises:
-      CheckpointError: the header is damaged, or a tensor does not lie in the file.
+      CheckpointError: the header is damaged, or a tensor does not lie in the file, or is of a
+        type that is not read.
     """
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -40,18 +41,39 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise CheckpointError("the safetensors header is cut off")
     try:
         header = json.loads(mapped[8:start])
-        metadata = header.pop("__metadata__", {})
+        metadata = _metadata(header.pop("__metadata__", {}))
         tensors = {name: _tensor(mapped, start, entry) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the safetensors header is damaged: {error}") from error
     return tensors, metadata
 
 
+def parse(metadata: dict[str, str], name: str) -> Any:
+    """An entry of the metadata that is JSON; an empty dict where there is none.
+
+    Raises:
+      CheckpointError: it is no JSON, or too deep.
+    """
+    try:
+        return json.loads(metadata.get(name, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"the metadata {name!r} is damaged: {error}") from error
+
+
+def _metadata(found: Any) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise InputError("__metadata__ is not of names and texts")
+    return found
+
+
 def _tensor(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:
-    dtype, shape = DTYPES[entry["dtype"]], entry["shape"]
-    begin, end = entry["data_offsets"]
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        raise InputError(f"negative or broken numbers in {entry}")
+    kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or kind not in DTYPES:
+        raise InputError(f"a tensor of type {str(kind)[:20]}; read are {', '.join(DTYPES)}")
+    dtype = DTYPES[kind]
+    numbers = (*shape, begin, end)
+    if len(numbers) > 34 or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+        raise InputError(f"negative or broken numbers in {str(entry)[:200]}")
     size = 1
     for n in shape:
         size *= n

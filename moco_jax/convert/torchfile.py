@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from moco_jax.convert.unpickle import STORAGES, Global, Storage, load
+from moco_jax.convert.placeholders import STORAGES, Global, Storage, brief, brief_all
+from moco_jax.convert.unpickle import load
 from moco_jax.errors import CheckpointError
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -74,7 +75,8 @@ def read_legacy(path: pathlib.Path) -> Any:
         raise CheckpointError("the numbers in the file are not little-endian")
     tree = load(mapped, _persistent(find))
     keys = load(mapped)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+    valid = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not valid or sorted(keys) != sorted(storages):
         raise CheckpointError("the list of storages is damaged")
     position = mapped.tell()
     for key in keys:
@@ -118,7 +120,8 @@ def _persistent(find: Callable[[np.dtype, str, int], Storage]) -> Callable[[Any]
                 found = find(np.dtype(STORAGES[name]), key, size)
                 if (found.dtype, found.size) == (STORAGES[name], size):
                     return found
-        raise CheckpointError(f"not a storage of known type: {str(persistent_id)[:200]}")
+        shown = brief_all(persistent_id) if type(persistent_id) is tuple else brief(persistent_id)
+        raise CheckpointError(f"not a storage of known type: {shown}")
 
     return storage
 

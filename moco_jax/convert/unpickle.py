@@ -2,122 +2,40 @@
 
 Python's own unpickler calls whatever a pickle names. Here the standard library only splits a
 pickle into its opcodes (`pickletools`); this module interprets those that data needs, and a name
-stands for something only when ALLOWED says what. Everything else is refused, nothing is called.
+stands for something only when `placeholders.ALLOWED` says what; else it stands for an inert object.
+
+What a pickle makes takes at most some hundred times its bytes: an opcode makes one value of
+constant size, the arguments of all calls together are no longer than the file, and tuples, which
+share parts at no cost, have bounded depth and content.
 """
 
+import logging
 import pickletools
 from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-import ml_dtypes
-import numpy as np
-
+from moco_jax.convert.placeholders import (
+    ALLOWED,
+    STORAGES,
+    Array,
+    DType,
+    Global,
+    Object,
+    Record,
+    Storage,
+    Tensor,
+    brief,
+    key_of,
+)
 from moco_jax.errors import CheckpointError
 
+log = logging.getLogger(__name__)
 
-class Global(NamedTuple):
-    """A name that a pickle refers to."""
-
-    name: str
-
-
-class Record(dict):
-    """A dict, an OrderedDict or a plain object's attributes; `attributes` is what was added."""
-
-    attributes: dict[str, Any]
-
-
-class Storage:
-    """A flat run of numbers in the file; `data` appears once its place there is known."""
-
-    def __init__(self, dtype: np.dtype, size: int):
-        self.dtype, self.size = np.dtype(dtype), size
-        self.data: np.ndarray | None = None
-
-
-class Tensor(NamedTuple):
-    """A strided view of a storage, as PyTorch saves it; offset and strides count elements."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def numpy(self) -> np.ndarray:
-        """The tensor without a copy.
-
-        Raises:
-          CheckpointError: it does not lie inside its storage, or repeats elements of it, as no
-            weight does, so that a few bytes would become gigabytes.
-        """
-        numbers = (self.offset, *self.shape, *self.stride)
-        valid = len(self.shape) == len(self.stride) <= 32
-        valid = valid and all(type(n) is int and n >= 0 for n in numbers)
-        if valid and 0 not in self.shape:
-            end = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride)) + 1
-            elements = 1
-            for n in self.shape:
-                elements *= n
-            valid = max(end, elements) <= self.storage.size
-        if not valid or self.storage.data is None:
-            raise CheckpointError(
-                f"a tensor of shape {self.shape}, strides {self.stride} and offset {self.offset} "
-                f"does not fit its storage of {self.storage.size} elements"
-            )
-        if 0 in self.shape:
-            return np.zeros(self.shape, self.storage.dtype)
-        strides = tuple(s * self.storage.dtype.itemsize for s in self.stride)
-        flat = self.storage.data[self.offset :]
-        return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False)
-
-
-STORAGES = {
-    "torch.FloatStorage": np.float32,
-    "torch.DoubleStorage": np.float64,
-    "torch.HalfStorage": np.float16,
-    "torch.BFloat16Storage": ml_dtypes.bfloat16,
-    "torch.LongStorage": np.int64,
-    "torch.IntStorage": np.int32,
-    "torch.ShortStorage": np.int16,
-    "torch.CharStorage": np.int8,
-    "torch.ByteStorage": np.uint8,
-    "torch.BoolStorage": np.bool_,
-}
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Tensor:
-    if not isinstance(storage, Storage):
-        raise CheckpointError(f"a tensor is made of {type(storage).__name__}, not of a storage")
-    return Tensor(storage, offset, tuple(shape), tuple(stride))
-
-
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
-def _record(items: Any = ()) -> Record:
-    record = Record()
-    for key, value in items:
-        record[_key(key)] = value
-    return record
-
-
-# What a name stands for when a pickle calls it.
-ALLOWED: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _record,
-    "argparse.Namespace": _record,
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch.Size": tuple,
-    "torch.device": lambda *place: ":".join(map(str, place)),
-}
-
-
-def _key(key: Any) -> Any:
-    if not isinstance(key, str | int | float | None):  # deeply nested keys overflow the C stack
-        raise CheckpointError(f"a {type(key).__name__} as key of a dict")
-    return key
+MAX_OPCODES = 20_000_000
+MAX_DEPTH = 100  # of nested tuples
+MAX_NODES = 1_000_000  # values in a nested tuple, each as often as it is met
+MAX_NAME = 200  # characters
+SHOWN = 10  # names in a message
 
 
 def load(file: BinaryIO, storage: Callable[[Any], Storage] | None = None) -> Any:
@@ -128,40 +46,61 @@ def load(file: BinaryIO, storage: Callable[[Any], Storage] | None = None) -> Any
       storage: gives the Storage for a persistent id; None where there may be none.
 
     Returns:
-      Plain values, lists, tuples, Records and Tensors.
+      Plain values, lists (sets too), tuples, Records, Tensors, Arrays, and Objects, whose names
+      are logged.
 
     Raises:
-      CheckpointError: the pickle is damaged, or holds more than plain data and tensors.
+      CheckpointError: the pickle is damaged, or made to grow.
     """
-    machine = _Machine(storage)
+    machine = _Machine(storage, _bytes_of(file))
     try:
-        for opcode, argument, _ in pickletools.genops(file):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if count == MAX_OPCODES:
+                raise CheckpointError(f"the pickle has more than {MAX_OPCODES} parts")
             machine.step(opcode.name, argument)
-        return machine.result()
+        value = machine.result()
     except CheckpointError:
         raise
     except Exception as error:  # whatever garbage leads to
         raise CheckpointError(f"the pickle is damaged: {str(error) or repr(error)}") from error
+    if machine.unknown:
+        some = ", ".join(machine.unknown[:SHOWN]) + ", ..." * (len(machine.unknown) > SHOWN)
+        log.info("Passed over, and not run: %s", some)
+    return value
+
+
+def _bytes_of(file: BinaryIO) -> int:
+    start = file.tell()
+    file.seek(0, 2)
+    size = file.tell()
+    file.seek(start)
+    return size
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
     "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "BYTEARRAY8",
 }  # fmt: skip
-_EMPTY = {"EMPTY_DICT": Record, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
+_EMPTY = {"EMPTY_DICT": Record, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
 _IGNORED = {"PROTO", "FRAME", "STOP"}
+# Names that stand beside numbers, and are not called.
+_UNCALLED = {"numpy.ndarray", *(f"torch.{name}" for name in ("float32", "float16", "bfloat16"))}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Machine:
     """The stack machine of the pickle protocol, without objects and without calls by name."""
 
-    def __init__(self, storage: Callable[[Any], Storage] | None):
+    def __init__(self, storage: Callable[[Any], Storage] | None, size: int):
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
         self._storage = storage
+        self._allowance = size  # what calls may still take, in items and characters
+        self._tuples: dict[int, tuple[tuple, int, int]] = {}  # by id: itself, its depth, its nodes
+        self.unknown: list[str] = []
 
     def step(self, name: str, argument: Any) -> None:
         if name in _CONSTANTS:
@@ -172,7 +111,7 @@ class _Machine:
             self._stack.append(_EMPTY[name]())
         elif name in _TUPLES:
             items = [self._stack.pop() for _ in range(_TUPLES[name])]
-            self._stack.append(tuple(reversed(items)))
+            self._push_tuple(items[::-1])
         elif name in _OPERATIONS:
             _OPERATIONS[name](self, argument)
         elif name not in _IGNORED:
@@ -194,17 +133,28 @@ class _Machine:
         del self._stack[start:]
         return items
 
+    def _pop_mark(self, _: Any) -> None:
+        self._to_mark()
+
     def _tuple(self, _: Any) -> None:
-        self._stack.append(tuple(self._to_mark()))
+        self._push_tuple(self._to_mark())
+
+    def _push_tuple(self, items: list[Any]) -> None:
+        inside = [self._tuples[id(x)][1:] for x in items if id(x) in self._tuples]
+        depth = 1 + max((d for d, _ in inside), default=0)
+        nodes = len(items) + sum(n for _, n in inside)
+        if depth > MAX_DEPTH or nodes > MAX_NODES:
+            raise CheckpointError("the pickle nests tuples without end, as no weights do")
+        made = tuple(items)
+        self._tuples[id(made)] = made, depth, nodes
+        self._stack.append(made)
 
     def _extend(self, items: list[Any]) -> None:
         target = self._stack[-1]
-        if isinstance(target, set):
-            target.update(_key(item) for item in items)
-        elif isinstance(target, list):
+        if isinstance(target, list):
             target.extend(items)
-        else:
-            raise CheckpointError(f"the pickle appends to a {type(target).__name__}")
+        elif not isinstance(target, Object):  # what is appended to one is of no concern
+            raise CheckpointError(f"the pickle appends to {brief(target)}")
 
     def _append(self, _: Any) -> None:
         self._extend([self._stack.pop()])
@@ -215,9 +165,9 @@ class _Machine:
     def _set(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if not isinstance(target, Record) or len(items) % 2:
-            raise CheckpointError(f"the pickle sets items of a {type(target).__name__}")
+            raise CheckpointError(f"the pickle sets items of {brief(target)}")
         for key, value in zip(items[::2], items[1::2]):
-            target[_key(key)] = value
+            target[key_of(key)] = value
 
     def _setitem(self, _: Any) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -243,25 +193,46 @@ class _Machine:
         self._push_global(f"{module}.{name}")
 
     def _push_global(self, name: str) -> None:
-        if name not in ALLOWED and name not in STORAGES:
-            raise CheckpointError(
-                f"the pickle asks for {name}, which is neither data nor a tensor. It was not run"
-            )
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise CheckpointError(f"the pickle has a name of {len(name)} characters: {name[:50]!r}")
+        known = name in ALLOWED or name in STORAGES or name in _UNCALLED
+        if not known and len(self.unknown) <= SHOWN and name not in self.unknown:
+            self.unknown.append(name)
         self._stack.append(Global(name))
 
     def _call(self, _: Any) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
-        if not isinstance(function, Global) or function.name not in ALLOWED:
+        if not isinstance(function, Global | Object):
             raise CheckpointError("the pickle calls what is not a function")
         if not isinstance(arguments, tuple):
             raise CheckpointError("the pickle calls a function without a tuple of arguments")
-        self._stack.append(ALLOWED[function.name](*arguments))
+        meaning = ALLOWED.get(function.name) if isinstance(function, Global) else None
+        if meaning:
+            self._spend(arguments)
+        self._stack.append(meaning(*arguments) if meaning else Object())
+
+    def _call_with_names(self, _: Any) -> None:
+        self._stack.pop()  # arguments by name
+        self._call(_)
+
+    def _spend(self, values: tuple) -> None:
+        """Takes the length of values that may be copied from the allowance."""
+        sized = str | bytes | bytearray | list | tuple | dict
+        self._allowance -= sum(len(v) for v in values if isinstance(v, sized))
+        if self._allowance < 0:
+            raise CheckpointError("the pickle makes more of its parts than the file holds")
 
     def _build(self, _: Any) -> None:
         state, target = self._stack.pop(), self._stack[-1]
-        if not isinstance(target, Record) or not isinstance(state, Record):
-            raise CheckpointError(f"the pickle sets attributes of a {type(target).__name__}")
-        target.attributes = state
+        if isinstance(target, Array):
+            if isinstance(state, tuple) and state and isinstance(state[-1], str):
+                self._spend(state[-1:])
+                state = (*state[:-1], state[-1].encode("latin1"))  # Python 2's bytes
+            target.fill(state)
+        elif isinstance(target, Record) and isinstance(state, Record):
+            target.attributes = state
+        elif not isinstance(target, Object | DType | Tensor):
+            raise CheckpointError(f"the pickle sets attributes of {brief(target)}")
 
     def _persistent(self, _: Any) -> None:
         if self._storage is None:
@@ -287,6 +258,9 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "STACK_GLOBAL": _Machine._stack_global,
     "REDUCE": _Machine._call,
     "NEWOBJ": _Machine._call,
+    "NEWOBJ_EX": _Machine._call_with_names,
+    "FROZENSET": _Machine._tuple,
+    "POP_MARK": _Machine._pop_mark,
     "BUILD": _Machine._build,
     "BINPERSID": _Machine._persistent,
 }

@@ -180,7 +180,7 @@ def load_imported(workdir: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[st
     if not (workdir / IMPORTED).is_file():
         return {}, {}
     kept, metadata = safetensors.read(workdir / IMPORTED)
-    return kept, json.loads(metadata["about"])
+    return kept, safetensors.parse(metadata, "about")
 
 
 def _optimizer_state(contents: Contents) -> dict[str, np.ndarray]:

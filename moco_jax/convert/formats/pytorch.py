@@ -13,7 +13,7 @@ from moco_jax.convert.arch import Hints, arch_of
 from moco_jax.convert.contents import ENCODERS, Contents, heads_of
 from moco_jax.convert.match import SHOWN, theirs_of
 from moco_jax.convert.names import Row
-from moco_jax.convert.unpickle import Record, Tensor
+from moco_jax.convert.placeholders import Record, Tensor
 from moco_jax.errors import CheckpointError
 
 RECORD = "moco_jax"  # where our files say what is in them; other readers pass it over
@@ -52,7 +52,7 @@ def open_file(path: pathlib.Path) -> File:
         return _of_tree(torchfile.read_legacy(path))
     if start[8:9] == b"{":
         tensors, metadata = safetensors.read(path)
-        record = known(json.loads(metadata.get(RECORD, "{}")))
+        record = known(safetensors.parse(metadata, RECORD))
         return File({}, "", _without_module(tensors), record)
     if start[:1] == b"\x80":
         raise CheckpointError("a plain pickle; such files (detectron2's) are written, never read")
@@ -147,7 +147,7 @@ def _of_tree(tree: Any) -> File:
         raise CheckpointError(f"no dict of tensors, be it on top, in state_dict or model ({keys})")
     record = tree.get(RECORD)
     if not wrapper:
-        metadata = getattr(state, "attributes", {}).get("_metadata")
+        metadata = state.said("_metadata")
         record = metadata.get(RECORD) if isinstance(metadata, dict) else None
     return File(tree, wrapper, _without_module(tensors), known(record))
 

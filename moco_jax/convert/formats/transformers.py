@@ -50,7 +50,7 @@ def read(path: pathlib.Path, hints: Hints) -> Contents:
     if not (path / WEIGHTS).is_file():
         raise CheckpointError(f"there is no {WEIGHTS} in it; other kinds of weights are not read")
     tensors, metadata = safetensors.read(path / WEIGHTS)
-    record = known(json.loads(metadata.get(RECORD, "{}")))
+    record = known(safetensors.parse(metadata, RECORD))
     c = _config(said)
     _recognise_sincos(c, tensors)
     there = present(layout(c), tensors, {"backbone"})
