@@ -29,7 +29,7 @@ INIT_PARTS = ("all", "weights", "backbone")
 # What decides the numbers of a run: a checkpoint made under other values is not continued.
 IDENTITY = ("seed", "epochs", "protocol", "model", "method", "optim", "data")
 # ... and of supervised training, which is about the network that it starts from.
-SUPERVISED_IDENTITY = ("init", "init_part", "supervised")
+SUPERVISED_IDENTITY = ("init", "init_encoder", "init_partial", "init_part", "supervised")
 # ... except these, which change speed or safety and never the samples.
 NOT_IDENTITY = (
     "data.threads",
@@ -97,6 +97,8 @@ def default() -> ConfigDict:
     c.epochs = 200.0  # passes over the training images
     c.protocol = "pretraining"  # or supervised: linear probe and fine-tuning, with labels
     c.init = ""  # checkpoint to start from, in any format that moco_jax.convert reads; "": random
+    c.init_encoder = ""  # of several in a file: query, key, or its name; "": query, or a teacher
+    c.init_partial = False  # take what fits of a file, and list what does not
     c.init_part = "all"  # weights: without optimizer and step; backbone: nothing else
     c.compilation_cache = (
         ""  # directory of compiled programs, for all hosts; "": none but JAX's own

@@ -19,7 +19,7 @@ import numpy as np
 from moco_jax import convert
 from moco_jax.checkpoint import checksums_of, compare, named
 from moco_jax.config import DTYPES, FEATURES, ConfigDict, choose
-from moco_jax.convert.contents import ENCODERS, Contents, select
+from moco_jax.convert.contents import ROLES, Contents, select
 from moco_jax.convert.formats.ours import spread
 from moco_jax.convert.position import resize
 from moco_jax.data import pipeline
@@ -140,12 +140,13 @@ def load(
     batch_size: int = 64,
     arch: str | None = None,
     heads: int | None = None,
+    partial: bool = False,
 ) -> Encoder:
     """An encoder from a checkpoint of any format that `moco_jax.convert` reads.
 
     Args:
       path: a workdir, one of its steps, a file, or a folder of transformers.
-      encoder: 'query' (None), which the papers evaluate, or 'key'.
+      encoder: 'query' (None), which the papers evaluate, or 'key'; see `moco_jax.convert.read`.
       features: 'backbone', or 'projection' of the head that pre-training needs.
       image_size: S, pixels; None: the checkpoint's, or 224.
       mean: per channel, of pixels in [0, 1]; (): the checkpoint's, or ImageNet's.
@@ -154,6 +155,7 @@ def load(
       batch_size: images that a call computes at a time.
       arch: the architecture, where the file leaves it open; see `moco_jax.convert`.
       heads: attention heads of a ViT, where the file leaves them open.
+      partial: take what fits of the file; the encoder itself has to be whole.
 
     Raises:
       MissingError: there is nothing at `path`.
@@ -161,10 +163,10 @@ def load(
       InputError: an argument is wrong.
     """
     choose("features", features, FEATURES)
-    choose("encoder", encoder or "query", ENCODERS)
     if batch_size < 1 or (image_size is not None and image_size < 1):
         raise InputError(f"batch_size={batch_size}, image_size={image_size}: expected at least 1")
-    contents = select(convert.read(path, arch=arch, heads=heads), encoder)
+    contents = convert.read(path, arch=arch, heads=heads, encoder=encoder, partial=partial)
+    contents = select(contents, encoder if encoder in ROLES else None)
     if image_size:
         contents = resize(contents, image_size)
     config = _config(contents, image_size, dtype)
@@ -219,13 +221,9 @@ def _finite(start: int, count: int, on_device: jax.Array) -> np.ndarray:
 
 
 def _channels(contents: Contents) -> int:
-    """C, from the kernel of the first convolution: the only one that may see so few channels."""
-    kernels = (
-        leaf.shape[2]
-        for name, leaf in contents.leaves.items()
-        if name.startswith("params/backbone/") and leaf.ndim == 4
-    )
-    return min(kernels, default=3)
+    """C, from the kernel of the first convolution of a ResNet, a ViT or a convolutional stem."""
+    names = (f"params/backbone/{n}/kernel" for n in ("conv1", "patch_embed", "patch_embed/conv1"))
+    return next((contents.leaves[n].shape[2] for n in names if n in contents.leaves), 3)
 
 
 def _weights(

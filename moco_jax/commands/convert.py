@@ -11,8 +11,10 @@ import jax
 from moco_jax import convert
 from moco_jax.commands.terminal import guarded
 from moco_jax.convert.arch import ARCHS
-from moco_jax.convert.contents import ENCODERS
+from moco_jax.convert.contents import ROLES
 from moco_jax.convert.formats import FORMATS
+
+ENCODER_HELP = f"of several: {', '.join(ROLES)}, or its name in the file; default: query, teacher"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--arch", choices=list(ARCHS), help="architecture, where SRC leaves it open")
     p.add_argument("--heads", type=int, help="attention heads, where SRC leaves them open")
-    p.add_argument("--encoder", choices=ENCODERS, help="for formats of one encoder; default: query")
+    p.add_argument("--encoder", help=ENCODER_HELP)
     p.add_argument(
         "--image_size", type=int, help="pixels, for whose patches the position embedding is made"
     )

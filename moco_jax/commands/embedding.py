@@ -12,10 +12,10 @@ import jax
 from ml_collections import ConfigDict
 
 from moco_jax import mesh as meshes
+from moco_jax.commands.convert import ENCODER_HELP
 from moco_jax.commands.terminal import numbers
 from moco_jax.config import BACKENDS, DTYPES, FEATURES, default
 from moco_jax.convert.arch import ARCHS
-from moco_jax.convert.contents import ENCODERS
 from moco_jax.data import augment, pipeline, transfer
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Source, Splits, log_data
@@ -70,7 +70,7 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--checkpoint", required=True, help="workdir, or any file that convert reads")
     p.add_argument("--data", help="source of images; default: what the workdir was trained on")
     p.add_argument("--features", choices=FEATURES, default="backbone")
-    p.add_argument("--encoder", choices=ENCODERS, help="default: query")
+    p.add_argument("--encoder", help=ENCODER_HELP)
     p.add_argument("--image_size", type=int, help="pixels; default: the checkpoint's, or 224")
     p.add_argument("--crop_share", type=float, help="of the short side that is seen; or 0.875")
     p.add_argument("--mean", type=numbers(float), default=(), help="per channel, in [0, 1]")
@@ -80,6 +80,7 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--backend", choices=BACKENDS, default="auto")
     p.add_argument("--arch", choices=list(ARCHS), help="where the file leaves it open")
     p.add_argument("--heads", type=int, help="attention heads, where the file leaves them open")
+    p.add_argument("--partial", action="store_true", help="take what fits, list what does not")
     reading = p.add_argument_group("how images are read, as in training (moco_jax/config.py)")
     for name in READING:
         kind = type(default().data[name])
@@ -99,7 +100,7 @@ def open_flags(flags: argparse.Namespace) -> Embedding:
     encoder = load(
         flags.checkpoint, encoder=flags.encoder, features=flags.features,
         image_size=flags.image_size, mean=flags.mean, std=flags.std, dtype=flags.dtype,
-        arch=flags.arch, heads=flags.heads,
+        arch=flags.arch, heads=flags.heads, partial=flags.partial,
     )  # fmt: skip
     data = encoder.config.data
     data.source = flags.data or data.source

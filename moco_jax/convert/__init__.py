@@ -8,12 +8,14 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping
 
 from moco_jax.config import choose
-from moco_jax.convert.arch import Hints, arch_of
-from moco_jax.convert.contents import ENCODERS, Contents, select
+from moco_jax.convert.arch import arch_of
+from moco_jax.convert.contents import ROLES, TARGET, Contents, select
 from moco_jax.convert.formats import FORMATS
 from moco_jax.convert.formats import read as _read
+from moco_jax.convert.hints import OPTIONS, Hints
 from moco_jax.convert.position import resize
 from moco_jax.errors import InputError
 
@@ -25,21 +27,27 @@ def read(
     *,
     arch: str | None = None,
     heads: int | None = None,
+    encoder: str | None = None,
     partial: bool = False,
+    options: Mapping[str, str] = OPTIONS,
 ) -> Contents:
     """Reads a checkpoint of any format, which its content tells, and says what it is.
 
     Args:
-      path: a file, a folder of transformers, a workdir or one of its steps.
+      path: a file, a folder of transformers or timm, a workdir or one of its steps.
       arch: the architecture, where the file leaves it open: resnet50, vit_small, vit_conv_base ...
       heads: attention heads of a ViT, where the file leaves them open.
+      encoder: which of several encoders is meant: 'query' (also 'student'), 'key' (also 'momentum',
+        'teacher', 'ema', 'target'), or its name in the file.
+      options: how messages call these arguments, see `hints.OPTIONS`.
       partial: take what fits and list what does not, in place of an error.
 
     Raises:
       MissingError: there is nothing at `path`.
       CheckpointError: it is none of the formats, damaged, ambiguous or incomplete.
     """
-    contents = _read(pathlib.Path(path), Hints(arch=arch, heads=heads, partial=partial))
+    hints = Hints(arch=arch, heads=heads, encoder=encoder, partial=partial, options=options)
+    contents = _read(pathlib.Path(path), hints)
     log.info("Read %s: %s", path, describe(contents))
     return contents
 
@@ -58,7 +66,8 @@ def write(
       path: the new file or folder.
       contents: what `read` gave.
       to: key of FORMATS; None: what the end of `path` tells (see `format_of_path`).
-      encoder: which encoder a format of one encoder gets, 'query' (None) or 'key'.
+      encoder: which encoder a format of one encoder gets, 'query' (None) or 'key', or what others
+        call them: 'student', 'teacher', 'ema' ...
       image_size: pixels, for whose grid of patches the position embedding is made; only for
         formats of one encoder.
 
@@ -75,7 +84,7 @@ def write(
         raise InputError(f"encoder and image_size are for formats of one encoder, not for {to!r}")
     if not form.whole:
         if encoder:
-            choose("encoder", encoder, ENCODERS)
+            choose("encoder", encoder, ROLES)
         contents = select(contents, encoder)
         if image_size:
             contents = resize(contents, image_size)
@@ -87,7 +96,7 @@ def write(
     finally:
         shutil.rmtree(beside)
     which = "" if form.whole else f", {contents.encoder} encoder"
-    log.info("Wrote %s: %s%s", path, form.title, which)
+    log.info("Wrote %s: %s%s%s", path, form.title, which, form.note(contents))
 
 
 def convert(
@@ -102,8 +111,9 @@ def convert(
     partial: bool = False,
 ) -> None:
     """Reads `source` and writes `target`; the arguments are those of `read` and `write`."""
-    contents = read(source, arch=arch, heads=heads, partial=partial)
-    write(target, contents, to, encoder=encoder, image_size=image_size)
+    contents = read(source, arch=arch, heads=heads, encoder=encoder, partial=partial)
+    both = contents.holds(f"{TARGET['params']}/")  # else the choice is made
+    write(target, contents, to, encoder=encoder if both else None, image_size=image_size)
 
 
 def format_of_path(path: pathlib.Path, contents: Contents) -> str:
@@ -128,13 +138,13 @@ def format_of_path(path: pathlib.Path, contents: Contents) -> str:
 def describe(contents: Contents) -> str:
     """One line: format, architecture, parts, epoch."""
     parts = {
-        f"{contents.encoder} encoder": "params/backbone/",
-        "key encoder": "method_state/target/params/backbone/",
-        "projector": "params/projector/",
-        "predictor": "params/predictor/",
-        "classifier": "params/classifier/",
+        "params/backbone/": f"{contents.encoder} encoder",
+        "method_state/target/params/backbone/": "key encoder",
+        "params/projector/": "projector",
+        "params/predictor/": "predictor",
+        "params/classifier/": "classifier",
     }
-    held = [name for name, prefix in parts.items() if contents.holds(prefix)]
+    held = [name for prefix, name in parts.items() if contents.holds(prefix)]
     c = contents.config
     if "method_state/queue" in contents.leaves:
         held.append(f"queue of {c.method.queue_size}")

@@ -2,13 +2,13 @@
 
 import math
 import re
-from typing import NamedTuple
 
 import numpy as np
 
 from moco_jax import config
 from moco_jax.config import ConfigDict, choose
 from moco_jax.convert.contents import side_of
+from moco_jax.convert.hints import Hints
 from moco_jax.convert.names import backbone, classifier_name, rows
 from moco_jax.errors import CheckpointError
 from moco_jax.models.resnet import DEPTHS
@@ -25,22 +25,6 @@ ARCHS = {
 # Largest difference of a position embedding that still counts as the sin-cos one: half precision
 # loses 5e-4; neighbouring positions differ by up to 1.
 SINCOS_TOLERANCE = 1e-3
-
-
-class Hints(NamedTuple):
-    """What a file may leave open.
-
-    Attributes:
-      arch: key of ARCHS.
-      heads: attention heads of a ViT.
-      official: whether MoCo v3's own ViTs are meant, whose S has 12 heads.
-      partial: take what fits.
-    """
-
-    arch: str | None = None
-    heads: int | None = None
-    official: bool = False
-    partial: bool = False
 
 
 def arch_of(model: ConfigDict) -> str:
@@ -200,8 +184,8 @@ def _heads(width: int, hints: Hints) -> int:
     if width in known and width != SIZES["small"].width:
         return known[width]
     raise CheckpointError(
-        f"a Vision Transformer of width {width} does not tell its attention heads: "
-        f"name them with --heads (heads=...): MoCo v3's small has 12, timm's and DeiT's 6"
+        f"a Vision Transformer of width {width} does not tell its attention heads: MoCo v3's "
+        "small has 12, timm's and DeiT's 6." + hints.offer("heads", " {} names them.")
     )
 
 

@@ -16,6 +16,11 @@ from moco_jax.models.tokens import sincos_position
 from moco_jax.models.vit import SIZES
 
 ENCODERS = ("query", "key")
+# What others call the encoder that is trained, and the moving average of it.
+ROLES = {
+    **dict.fromkeys(("query", "student", "online"), "query"),
+    **dict.fromkeys(("key", "momentum", "teacher", "ema", "target"), "key"),
+}
 
 
 class Contents(NamedTuple):
@@ -62,14 +67,14 @@ def select(contents: Contents, encoder: str | None) -> Contents:
 
     Args:
       contents: of any format.
-      encoder: 'query', 'key', or None: the query encoder, where there is a choice.
+      encoder: key of ROLES, or None: the query encoder, where there is a choice.
 
     Raises:
       CheckpointError: there is no such encoder.
     """
     both = contents.holds("params/backbone/") and contents.holds(TARGET["params"] + "/")
     have = ENCODERS if both else (contents.encoder,)
-    encoder = encoder or have[0]
+    encoder = ROLES[encoder] if encoder else have[0]
     if encoder not in have:
         raise CheckpointError(f"there is no {encoder} encoder in it, only the {have[0]} encoder")
     source = TARGET if both and encoder == "key" else ONLINE

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from moco_jax.convert.hints import Hints
 from moco_jax.convert.names import LAYOUTS, Row
 from moco_jax.errors import CheckpointError
 
@@ -40,7 +41,11 @@ def present(rows: Iterable[Row], tensors: Iterable[str], required: set[str]) -> 
 
 
 def match(
-    rows: list[Row], shapes: Shapes, tensors: dict[str, np.ndarray], partial: bool
+    rows: list[Row],
+    shapes: Shapes,
+    tensors: dict[str, np.ndarray],
+    hints: Hints,
+    where: str = "",
 ) -> dict[str, np.ndarray]:
     """Turns a file's tensors into leaves of ours.
 
@@ -48,10 +53,11 @@ def match(
       rows: what the file should hold.
       shapes: of the leaves of ours; a leaf without one may have any.
       tensors: what it holds.
-      partial: leave out what does not fit, and say so, in place of an error.
+      hints: `partial` leaves out what does not fit, and says so, in place of an error.
+      where: in the file, for the message.
 
     Returns:
-      The leaves by name.
+      The leaves by name. Counts of batches that are not there are 0.
 
     Raises:
       CheckpointError: something is missing, unexpected or of another shape.
@@ -59,6 +65,8 @@ def match(
     expected: dict[str, tuple[int, ...] | None] = {}
     for row in rows:
         expected |= _shapes_there(row, shapes.get(row.ours))
+    counts = {row.theirs[0] for row in rows if row.ours.endswith("/count")} - tensors.keys()
+    tensors = tensors | dict.fromkeys(counts, np.zeros((), np.int64))
     found = {name: tensor.shape for name, tensor in tensors.items()}
     missing, unexpected = expected.keys() - found.keys(), found.keys() - expected.keys()
     misshapen = {
@@ -70,11 +78,11 @@ def match(
             *_listed("unexpected", unexpected, missing),
             *_misshapen(misshapen, found, expected),
         ]
-        if not partial:
+        if not hints.partial:
             raise CheckpointError(
-                "the names or shapes do not fit:\n"
+                f"the names or shapes{where} do not fit:\n"
                 + "\n".join(lines)
-                + "\n--partial (partial=True) takes what fits."
+                + hints.offer("partial", "\n{} takes what fits.")
             )
         log.warning("Left out:\n%s", "\n".join(lines))
     bad = missing | misshapen

@@ -204,6 +204,10 @@ def classifier_name(model: ConfigDict) -> str:
     return "fc" if model.name.startswith("resnet") else "head"
 
 
+# A tanh layer on the class token that transformers adds; it is kept and written back.
+POOLER = [Module("linear", "", "pooler.dense", ("pooler.dense",))]
+
+
 def rows(
     modules: Iterable[Module],
     network: str,

@@ -90,6 +90,15 @@ def read_legacy(path: pathlib.Path) -> Any:
     return tree
 
 
+def read_pickle(path: pathlib.Path) -> Any:
+    """The object in a plain pickle, whose arrays are NumPy's: a file of detectron2.
+
+    Raises:
+      CheckpointError: the file is damaged.
+    """
+    return load(_map(path))
+
+
 def release(array: np.ndarray) -> None:
     """Gives the memory back that a mapped file behind an array has come to take; it stays valid."""
     base: Any = array

@@ -14,7 +14,7 @@ import numpy as np
 from moco_jax import convert
 from moco_jax.checkpoint import compare, named
 from moco_jax.config import INIT_PARTS, ConfigDict, choose
-from moco_jax.convert.contents import ONLINE, TARGET, Contents, complete, heads_of
+from moco_jax.convert.contents import ONLINE, ROLES, TARGET, Contents, complete, heads_of, select
 from moco_jax.convert.formats.ours import in_state, optimizer_leaf, save_imported, spread
 from moco_jax.convert.match import SHOWN
 from moco_jax.convert.position import resize
@@ -37,6 +37,8 @@ PARTS = {
     "method_state/queue": "queue",
     "opt": "optimizer",
 }
+# How messages call what the reader of the file can be told.
+OPTIONS = {"encoder": "config.init_encoder=NAME", "partial": "config.init_partial=True"}
 HINT = "config.init_part='backbone' takes the backbone alone, 'weights' all but the optimizer."
 
 
@@ -78,7 +80,15 @@ def first_state(x: Experiment, workdir: pathlib.Path) -> TrainState:
 
 def _read(config: ConfigDict) -> Contents:
     vit = config.model.name.startswith("vit")
-    contents = convert.read(config.init, heads=heads_of(config.model) if vit else None)
+    contents = convert.read(
+        config.init,
+        heads=heads_of(config.model) if vit else None,
+        encoder=config.init_encoder or None,
+        partial=config.init_partial,
+        options=OPTIONS,
+    )
+    if config.init_encoder in ROLES:
+        contents = select(contents, config.init_encoder)
     found = contents.config.model
     if vit and found.name.startswith("vit") and heads_of(found) != heads_of(config.model):
         raise CheckpointError(
@@ -148,8 +158,18 @@ def _take(contents: Contents, wanted: Leaves, *prefixes: str) -> Leaves:
     for name in there.keys() & here.keys():
         if "/stats/" in name:
             there[name] = spread(there[name], here[name].shape[0])
+    if contents.partial:
+        return _fitting(there, here)
     _demand_equal(there, here)
     return there
+
+
+def _fitting(there: Leaves, here: Leaves) -> Leaves:
+    """The leaves that both have in the same shape; says which of them that leaves out."""
+    if lines := compare(there, here):
+        log.warning("Does not fit, and stays random:\n%s", "\n".join(lines[:SHOWN]))
+    names = there.keys() & here.keys()
+    return {name: there[name] for name in names if there[name].shape == here[name].shape}
 
 
 def _copies(taken: Leaves, wanted: Leaves, *prefixes: str) -> Leaves:

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from moco_jax.config import choose
 from moco_jax.convert import safetensors, topickle
-from moco_jax.convert.arch import Hints
-from moco_jax.convert.contents import Contents
-from moco_jax.convert.formats import official, ours, plain, transformers
+from moco_jax.convert.contents import ROLES, Contents
+from moco_jax.convert.formats import folder, official, ours, plain, transformers
 from moco_jax.convert.formats.pytorch import RECORD, open_file, write_record
+from moco_jax.convert.hints import Hints
 from moco_jax.errors import CheckpointError, MissingError
 
 Save = Callable[[Contents, pathlib.Path], None]
@@ -22,11 +23,13 @@ class Format(NamedTuple):
       title: for people.
       save: writes contents to a path; None where the format is only read.
       whole: whether it holds a whole training, both encoders; else one encoder.
+      note: what the user of a written file has to know, from the contents.
     """
 
     title: str
     save: Save | None
     whole: bool = False
+    note: Callable[[Contents], str] = lambda contents: ""
 
 
 def _torch(build: Callable[[Contents], Any]) -> Save:
@@ -84,7 +87,9 @@ FORMATS = {
     "timm": Format("timm model", _flat),
     "transformers": Format("transformers folder", _folder(transformers.write)),
     "deit": Format("DeiT fine-tuning file", _torch(plain.write_deit)),
-    "detectron2": Format("detectron2 backbone", _pickle),
+    "detectron2": Format("detectron2 backbone", _pickle, note=plain.detectron2_settings),
+    "torchvision_vit": Format("torchvision Vision Transformer", None),
+    "training": Format("training file of another program", None),
 }
 
 
@@ -92,11 +97,14 @@ def read(path: pathlib.Path, hints: Hints) -> Contents:
     """Reads a file or folder of any format, told by its content.
 
     Raises:
+      InputError: a workdir has no such encoder.
       MissingError: there is nothing.
       CheckpointError: it is none of the formats, damaged, ambiguous or incomplete.
     """
     if not path.exists():
         raise MissingError(f"there is no file or folder {path}")
+    if hints.encoder and ours.is_ours(path):
+        choose("encoder", hints.encoder, ROLES)
     try:
         return _read_folder(path, hints) if path.is_dir() else _read_file(path, hints)
     except (CheckpointError, ValueError) as error:  # ValueError: a model that cannot be
@@ -107,22 +115,15 @@ def _read_folder(path: pathlib.Path, hints: Hints) -> Contents:
     if ours.is_ours(path):
         return ours.read(path)
     if (path / "config.json").is_file():
-        return transformers.read(path, hints)
-    raise CheckpointError("neither a workdir (checkpoints/) nor of transformers (config.json)")
+        return folder.read(path, hints)
+    names = ", ".join(sorted(p.name for p in path.iterdir())[:10]) or "nothing"
+    raise CheckpointError(
+        f"neither a workdir (checkpoints/) nor a folder of transformers or timm (config.json): "
+        f"there is {names}"
+    )
 
 
 def _read_file(path: pathlib.Path, hints: Hints) -> Contents:
     file = open_file(path)
-    starts = {
-        "cifar_demo": "encoder_q.net.",
-        "moco": "encoder_q.",
-        "moco_v3": "base_encoder.",
-    }
-    found = [
-        name for name, start in starts.items() if any(n.startswith(start) for n in file.tensors)
-    ]
-    if "moco" in found and "moco_v3" in found:
-        raise CheckpointError("encoders of MoCo v1/v2 and of v3 in one file")
-    if found[:1] == ["cifar_demo"]:
-        return official.read_demo(file, hints)
-    return official.read(file, hints, found[0]) if found else plain.read(file, hints)
+    training = official.training_of(file)
+    return official.read(*training, hints) if training else plain.read(file, hints)

@@ -5,14 +5,14 @@ of the classifier. The first release of the weights holds the query encoder alon
 """
 
 import logging
-import re
 from collections import OrderedDict
 from typing import Any
 
-from moco_jax.config import ConfigDict
+from moco_jax.config import ConfigDict, choose
 from moco_jax.convert import optimizer
-from moco_jax.convert.arch import Hints, Tensors, arch_of, infer, infer_head, input_channels
+from moco_jax.convert.arch import Tensors, arch_of, infer, infer_head, input_channels
 from moco_jax.convert.contents import (
+    ROLES,
     Contents,
     complete,
     heads_of,
@@ -21,8 +21,11 @@ from moco_jax.convert.contents import (
     width_of,
 )
 from moco_jax.convert.formats.pytorch import RECORD, File, collect, hints_of, number, record_of
+from moco_jax.convert.hints import Hints
+from moco_jax.convert.lookalike import check
 from moco_jax.convert.match import match, present
 from moco_jax.convert.names import ONLINE, TARGET, Row, backbone, classifier_name, head, rows
+from moco_jax.convert.recognize import networks
 from moco_jax.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -31,11 +34,12 @@ PREFIXES = {  # of the query and the key encoder
     "moco": ("encoder_q.", "encoder_k."),
     "moco_v3": ("base_encoder.", "momentum_encoder."),
 }
-# Positions in the demonstration's Sequential: the children of torchvision's ResNet without the
-# max pooling, and a Flatten before the last layer.
-DEMO_CHILDREN = {
-    "0": "conv1", "1": "bn1", "3": "layer1", "4": "layer2", "5": "layer3", "6": "layer4", "9": "fc",
-}  # fmt: skip
+# What stands before the names of a release's encoder, whose it is, and what else such a file holds.
+MARKS = {
+    "encoder_q.net.": ("cifar_demo", (*PREFIXES["moco"], "queue")),
+    "encoder_q.": ("moco", (*PREFIXES["moco"], "queue")),
+    "base_encoder.": ("moco_v3", (*PREFIXES["moco_v3"], "predictor.")),
+}
 # What torch.cuda.amp.GradScaler starts from; the code of v3 asks for it when it resumes.
 SCALER = {
     "scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000,
@@ -59,23 +63,49 @@ def layout(c: ConfigDict, method: str) -> list[Row]:
     return out
 
 
-def read(file: File, hints: Hints, method: str) -> Contents:
-    """Reads a training file of v1 and v2 (`method` 'moco') or v3 ('moco_v3')."""
+def training_of(file: File) -> tuple[File, str] | None:
+    """The file with the names of a release, and which release's; None where it is none of them.
+
+    It is one where an encoder has the release's name, and all beside it is the release's too.
+    """
+    for network in networks(file.tensors):
+        for mark, (form, held) in MARKS.items():
+            outer = network.prefix.removesuffix(mark)
+            if network.prefix != outer + mark or (outer and not outer.endswith(".")):
+                continue
+            inside = {
+                n.removeprefix(outer): t for n, t in file.tensors.items() if n.startswith(outer)
+            }
+            if all(name.startswith(held) for name in inside):
+                tensors = _flat(inside) if form == "cifar_demo" else inside
+                return file._replace(tensors=tensors), form
+    return None
+
+
+def read(file: File, form: str, hints: Hints) -> Contents:
+    """Reads a training file of v1 and v2 (`form` 'moco' or 'cifar_demo') or of v3 ('moco_v3')."""
+    if hints.encoder:
+        choose("encoder", hints.encoder, ROLES)
+    method = "moco" if form == "cifar_demo" else form
     tensors, prefix = file.tensors, PREFIXES[method][0]
     query = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    c = _config(query, tensors, hints_of(file, hints), method)
+    hints = hints_of(file, hints)
+    c = _config(query, tensors, hints, method)
+    check(file.arch, arch_of(c.model), hints)
     whole = layout(c, method)
     there = present(whole, tensors, {"query backbone"})
-    leaves = match(there, shapes_of(c, input_channels(query)), tensors, hints.partial)
+    leaves = match(there, shapes_of(c, input_channels(query)), tensors, hints)
     if file.tree.get("optimizer"):
         if there == whole and leaves.keys() >= {row.ours for row in whole}:
             leaves |= optimizer.read(file.tree["optimizer"], whole, leaves, c)
         else:
             log.warning("Left out: the optimizer state, because it is of more than is there")
+    if others := [name for name in file.others() if name not in ("optimizer", "scaler")]:
+        log.info("Left out: %s", ", ".join(others))
     seen = [int(leaf) for n, leaf in leaves.items() if n.endswith("/count") and "/stats/" in n]
     step = leaves.get("optimizer/count", max(seen, default=0) // views_per_step(c))
     return Contents(
-        format=method,
+        format=form,
         config=c,
         leaves=leaves,
         method=method,
@@ -86,17 +116,13 @@ def read(file: File, hints: Hints, method: str) -> Contents:
     )
 
 
-def read_demo(file: File, hints: Hints) -> Contents:
-    """Reads a file of the CIFAR-10 demonstration: its names are positions in a Sequential."""
-
-    def rename(name: str) -> str:
-        found = re.match(r"(encoder_[qk]\.)net\.(\d+)\.", name)
-        if not found or found[2] not in DEMO_CHILDREN:
-            return name
-        return f"{found[1]}{DEMO_CHILDREN[found[2]]}.{name[found.end() :]}"
-
-    tensors = {rename(name): tensor for name, tensor in file.tensors.items()}
-    return read(file._replace(tensors=tensors), hints, "moco")._replace(format="cifar_demo")
+def _flat(tensors: Tensors) -> Tensors:
+    """The demonstration's tensors without its Sequential, whose positions are named."""
+    out = {n: t for n, t in tensors.items() if not n.startswith(PREFIXES["moco"])}
+    for network in networks(tensors):
+        place = network.prefix.removesuffix("net.")
+        out |= {place + name: tensor for name, tensor in network.tensors.items()}
+    return out
 
 
 def write(contents: Contents, method: str) -> dict[str, Any]:

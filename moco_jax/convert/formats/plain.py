@@ -1,7 +1,6 @@
 """Files of one encoder: torchvision's, timm's, DeiT's, linear-probe checkpoints, detectron2's."""
 
 import logging
-import re
 from collections import OrderedDict
 from typing import Any
 
@@ -9,15 +8,23 @@ import numpy as np
 
 from moco_jax.config import ConfigDict
 from moco_jax.convert import optimizer
-from moco_jax.convert.arch import Hints, arch_of, classes_of, infer, input_channels
-from moco_jax.convert.contents import Contents, complete, shapes_of
+from moco_jax.convert.arch import arch_of, classes_of, infer, input_channels
+from moco_jax.convert.contents import ROLES, Contents, complete, shapes_of
 from moco_jax.convert.formats.pytorch import RECORD, File, collect, hints_of, number, record_of
+from moco_jax.convert.hints import Hints
+from moco_jax.convert.lookalike import check
 from moco_jax.convert.match import match, present
-from moco_jax.convert.names import Row, backbone, classifier, classifier_name, head, rows
+from moco_jax.convert.names import POOLER, Row, backbone, classifier, classifier_name, head, rows
+from moco_jax.convert.recognize import Network, Tensors, choose, networks, report
+from moco_jax.convert.schemes import SCHEMES, detectron2_name
 from moco_jax.convert.topickle import StateDict
+from moco_jax.data import pipeline
 from moco_jax.errors import CheckpointError
 
 log = logging.getLogger(__name__)
+
+# What no name or shape of a scheme tells.
+NOTES = {"detectron2": ", with images as RGB and the stride in the 3x3 convolutions"}
 
 
 def layout(c: ConfigDict) -> list[Row]:
@@ -27,30 +34,98 @@ def layout(c: ConfigDict) -> list[Row]:
 
 
 def read(file: File, hints: Hints) -> Contents:
-    """Reads a file of one encoder, with or without a classifier on top."""
-    tensors = file.tensors
-    c = infer(tensors, hints_of(file, hints))
+    """Reads one of the networks in a file, with the classifier on top if there is one.
+
+    Raises:
+      CheckpointError: there is none, or not one alone that is meant, or it is not what it seems.
+    """
+    network, found = network_of(file, hints)
+    hints = hints_of(file, hints)
+    c = infer(network.tensors, hints)
+    check(file.arch, arch_of(c.model), hints, NOTES.get(network.scheme, ""))
+    return contents_of(file, network, found, c, hints)
+
+
+def network_of(file: File, hints: Hints) -> tuple[Network, list[Network]]:
+    """The network that is meant, and all that are there.
+
+    Raises:
+      CheckpointError: there is none, or more than one that could be meant.
+    """
+    found = networks(file.tensors)
+    if not found:
+        some = ", ".join(sorted(file.tensors)[:5])
+        raise CheckpointError(f"neither a ResNet nor a Vision Transformer; its tensors: {some} ...")
+    said = file.record.get("encoder")
+    if len(found) == 1 and ROLES.get(hints.encoder) == said:  # of a file of ours
+        return found[0], found
+    return choose(found, hints), found
+
+
+def contents_of(
+    file: File, network: Network, found: list[Network], c: ConfigDict, hints: Hints
+) -> Contents:
+    """The contents, of a network of the architecture in `c`; says what is left out."""
+    tensors, heads = _without_heads(network.tensors, c.model)
     whole = layout(c)
+    if network.scheme == "transformers":
+        whole += rows(POOLER, "pooler", "pooler")
     shapes = shapes_of(c, input_channels(tensors), classes_of(tensors, c.model))
-    leaves = match(present(whole, tensors, {"backbone"}), shapes, tensors, hints.partial)
-    extra = {}
-    if file.tree.get("optimizer") and "params/classifier/kernel" in leaves:
+    title = SCHEMES[network.scheme].title
+    where = (
+        f" of {network.name}, of {title}," if network.prefix or network.scheme != "torch" else ""
+    )
+    leaves = match(present(whole, tensors, {"backbone"}), shapes, tensors, hints, where)
+    kind, extra = _kind(file, network, c), {}
+    if kind == "lincls" and file.tree.get("optimizer"):
         trained = [row for row in whole if row.part == "classifier"]
         leaves |= optimizer.read(file.tree["optimizer"], trained, leaves, c)
         c.optim.freeze = ("^backbone/",)
     if (best := number(file.tree, "best_acc1")) is not None:
         extra["best_acc1"] = best
-    flat = "torchvision" if c.model.name.startswith("resnet") else "timm"
+    used = {"best_acc1", "optimizer"} if kind == "lincls" else {"best_acc1"}
+    others = [name for name in file.others() if name not in used]
+    report(network, found, file.tensors, heads + others)
     return Contents(
-        format={"": flat, "state_dict": "lincls", "model": "deit"}[file.wrapper],
+        format=kind,
         config=c,
         leaves=leaves,
-        encoder=file.record.get("encoder", "query"),
+        encoder=file.record.get("encoder", network.role),
         epoch=number(file.tree, "epoch"),
         step=file.record.get("step", 0),
         extra=extra,
         partial=hints.partial,
     )
+
+
+def _without_heads(tensors: Tensors, model: ConfigDict) -> tuple[Tensors, list[str]]:
+    """Takes out a head that is no linear classifier, MoCo's for example, and gives its name."""
+    name = classifier_name(model)
+    head = {n for n in tensors if n.startswith(f"{name}.")}
+    linear = {f"{name}.weight": 2, f"{name}.bias": 1}
+    if not head or {n: tensors[n].ndim for n in head} == linear:
+        return tensors, []
+    return {n: t for n, t in tensors.items() if n not in head}, [f"the head {name!r}"]
+
+
+def _kind(file: File, network: Network, c: ConfigDict) -> str:
+    """What the file is called: key of FORMATS."""
+    tree, classifier = file.tree, f"{classifier_name(c.model)}.weight" in network.tensors
+    match tree.get("optimizer"):
+        case {"param_groups": [{"params": list(trained)}]}:
+            probe = len(trained) == 2
+        case other:
+            probe = not other and "best_acc1" in tree
+    if classifier and probe:
+        return "lincls"
+    if network.scheme not in ("torch", "positions"):
+        return network.scheme
+    if tree.get("optimizer") or "state_dict" in tree:
+        return "training"
+    vit = c.model.name.startswith("vit")
+    if vit and network.prefix == "model." and len(networks(file.tensors)) == 1:
+        return "deit"
+    return "timm" if vit else "torchvision"
 
 
 def write_flat(contents: Contents) -> StateDict:
@@ -105,20 +180,23 @@ def write_detectron2(contents: Contents) -> dict[str, Any]:
     top = rows(head(c.method.projector, classifier_name(c.model)), "projector", "projector")
     tensors = collect(layout(c) + top, contents, {"backbone"})
     return {
-        "model": {_detectron2_name(name): np.asarray(t) for name, t in tensors.items()},
+        "model": {detectron2_name(name): np.asarray(t) for name, t in tensors.items()},
         "__author__": "MOCO",
         "matching_heuristics": True,
         RECORD: record_of(contents),
     }
 
 
+def detectron2_settings(contents: Contents) -> str:
+    """The settings of detectron2 that go with such a file, which are not its defaults."""
+    data = contents.config.data
+    mean, std = (data.mean, data.std) if data.mean else pipeline.IMAGENET
+    mean, std = (", ".join(f"{255 * x:.3f}" for x in numbers) for numbers in (mean, std))
+    return (
+        f"; in detectron2: INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [{mean}], MODEL.PIXEL_STD [{std}], "
+        "MODEL.RESNETS.STRIDE_IN_1X1 False"
+    )
+
+
 def _tensors(contents: Contents, required: set[str] = frozenset()) -> dict[str, np.ndarray]:
     return collect(layout(contents.config), complete(contents), {"backbone", *required})
-
-
-def _detectron2_name(name: str) -> str:
-    if "layer" not in name:
-        name = f"stem.{name}"
-    name = re.sub(r"layer(\d)", lambda found: f"res{int(found[1]) + 1}", name)
-    name = re.sub(r"bn(\d)", r"conv\1.norm", name)
-    return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")

@@ -9,17 +9,21 @@ import numpy as np
 
 from moco_jax import __version__
 from moco_jax.convert import safetensors, torchfile
-from moco_jax.convert.arch import Hints, arch_of
+from moco_jax.convert.arch import ARCHS, arch_of
 from moco_jax.convert.contents import ENCODERS, Contents, heads_of
+from moco_jax.convert.hints import Hints
+from moco_jax.convert.lookalike import architecture_of
+from moco_jax.convert.lookalike import heads_of as heads_of_name
 from moco_jax.convert.match import SHOWN, theirs_of
 from moco_jax.convert.names import Row
-from moco_jax.convert.placeholders import Record, Tensor
+from moco_jax.convert.placeholders import Array, Record, Tensor, brief
+from moco_jax.convert.recognize import WRAPPERS, flatten
 from moco_jax.errors import CheckpointError
 
 RECORD = "moco_jax"  # where our files say what is in them; other readers pass it over
-WRAPPERS = ("state_dict", "model")
 # MoCo v3's names of architectures; timm's training files have other names in their place.
 OFFICIAL_VITS = ("vit_small", "vit_base", "vit_conv_small", "vit_conv_base")
+USED = {RECORD, "epoch", "arch", "__author__", "matching_heuristics"}  # of the top level
 
 
 class File(NamedTuple):
@@ -27,15 +31,24 @@ class File(NamedTuple):
 
     Attributes:
       tree: the top level.
-      wrapper: the key of the tensors there; '' where they are the top level.
-      tensors: by name, without a leading 'module.'.
+      tensors: all of them by name, see `recognize.flatten`.
       record: what a file of ours says about itself; else empty.
+      arch: what it calls its architecture; '' where it does not.
     """
 
     tree: dict[str, Any]
-    wrapper: str
     tensors: dict[str, np.ndarray]
     record: dict[str, Any]
+    arch: str
+
+    def others(self) -> list[str]:
+        """Entries of the top level that hold no tensors and are not used."""
+        passed = USED | WRAPPERS | {name.partition(".")[0] for name in self.tensors}
+        return [
+            ascii(key[:50])[1:-1]
+            for key, value in self.tree.items()
+            if isinstance(key, str) and key not in passed and not isinstance(value, Tensor | Array)
+        ]
 
 
 def open_file(path: pathlib.Path) -> File:
@@ -53,9 +66,9 @@ def open_file(path: pathlib.Path) -> File:
     if start[8:9] == b"{":
         tensors, metadata = safetensors.read(path)
         record = known(safetensors.parse(metadata, RECORD))
-        return File({}, "", _without_module(tensors), record)
+        return File({}, flatten(tensors), record, record.get("arch", ""))
     if start[:1] == b"\x80":
-        raise CheckpointError("a plain pickle; such files (detectron2's) are written, never read")
+        return _of_tree(torchfile.read_pickle(path))
     if b"ustar" in start:
         raise CheckpointError("a tar archive: PyTorch's format before 0.1.10 is not read")
     raise CheckpointError("neither a PyTorch file nor safetensors")
@@ -67,7 +80,8 @@ def hints_of(file: File, hints: Hints) -> Hints:
     if said and hints.heads and said != hints.heads:
         raise CheckpointError(f"the file says {said} attention heads, not {hints.heads}")
     official = hints.official or (not said and file.tree.get("arch") in OFFICIAL_VITS)
-    return hints._replace(heads=hints.heads or said, official=official)
+    heads = hints.heads or said or (None if hints.arch else heads_of_name(file.arch))
+    return hints._replace(heads=heads, official=official)
 
 
 def known(record: Any) -> dict[str, Any]:
@@ -75,7 +89,8 @@ def known(record: Any) -> dict[str, Any]:
     if not isinstance(record, dict):
         return {}
     valid = {
-        "encoder": lambda value: value in ENCODERS,
+        "arch": lambda value: isinstance(value, str) and value in ARCHS,
+        "encoder": lambda value: isinstance(value, str) and value in ENCODERS,
         "heads": lambda value: type(value) is int and value > 0,
         "step": lambda value: type(value) is int and value >= 0,
     }
@@ -134,30 +149,12 @@ def number(tree: dict[str, Any], key: str) -> float | None:
 
 def _of_tree(tree: Any) -> File:
     if not isinstance(tree, Record):
-        raise CheckpointError(f"a {type(tree).__name__}, where a dict of tensors was expected")
-    wrappers = [key for key in WRAPPERS if _has_tensors(tree.get(key))]
-    if len(wrappers) > 1:
-        raise CheckpointError(f"weights in more than one place: {' and '.join(wrappers)}")
-    wrapper = wrappers[0] if wrappers else ""
-    state = tree[wrapper] if wrapper else tree
-    tensors = {k: v.numpy() for k, v in state.items() if isinstance(v, Tensor)}
-    others = [str(k) for k, v in state.items() if not isinstance(v, Tensor)]
-    if not tensors or others:
-        keys = ", ".join(others[:10]) or "none"
-        raise CheckpointError(f"no dict of tensors, be it on top, in state_dict or model ({keys})")
-    record = tree.get(RECORD)
-    if not wrapper:
-        metadata = state.said("_metadata")
-        record = metadata.get(RECORD) if isinstance(metadata, dict) else None
-    return File(tree, wrapper, _without_module(tensors), known(record))
-
-
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(v, Tensor) for v in value.values())
-
-
-def _without_module(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Takes off the prefix of DistributedDataParallel, where all names have it."""
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
+        raise CheckpointError(f"{brief(tree)}, where a dict of tensors was expected")
+    tensors = flatten(tree)
+    if not tensors:
+        keys = ", ".join(brief(key) for key in list(tree)[:10]) or "nothing"
+        raise CheckpointError(f"there are no tensors in it, but {keys}")
+    metadata = tree.said("_metadata")
+    said = tree.get(RECORD) or (metadata.get(RECORD) if isinstance(metadata, Record) else None)
+    record = known(said)
+    return File(tree, tensors, record, record.get("arch", "") or architecture_of(tree))

@@ -8,16 +8,12 @@ import logging
 import pathlib
 from typing import Any
 
-import numpy as np
-
 from moco_jax import config
 from moco_jax.config import ConfigDict
 from moco_jax.convert import safetensors
-from moco_jax.convert.arch import Hints, is_sincos
-from moco_jax.convert.contents import Contents, complete, heads_of, shapes_of, width_of
-from moco_jax.convert.formats.pytorch import RECORD, collect, known, write_record
-from moco_jax.convert.match import match, present
-from moco_jax.convert.names import Module, Row, backbone, rows
+from moco_jax.convert.contents import Contents, complete, heads_of, width_of
+from moco_jax.convert.formats.pytorch import RECORD, collect, write_record
+from moco_jax.convert.names import POOLER, Row, backbone, rows
 from moco_jax.errors import CheckpointError
 from moco_jax.models.resnet import DEPTHS
 from moco_jax.models.vit import MLP_RATIO, SIZES
@@ -27,42 +23,12 @@ log = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
 LAYER_NORM_EPS = 1e-6
 MAX_DEPTH = 1000
-# A tanh layer on the class token that transformers adds; it is kept and written back.
-POOLER = [Module("linear", "", "pooler.dense", ("pooler.dense",))]
 
 
 def layout(c: ConfigDict) -> list[Row]:
     """The backbone, and transformers' own pooler."""
     body = rows(backbone(c.model), "backbone", "backbone", transformers=True)
     return body + rows(POOLER, "pooler", "pooler", transformers=True)
-
-
-def read(path: pathlib.Path, hints: Hints) -> Contents:
-    """Reads a folder.
-
-    Raises:
-      CheckpointError: another model, or options of it that are not ours.
-    """
-    try:
-        said = json.loads((path / "config.json").read_text())
-    except ValueError as error:
-        raise CheckpointError(f"config.json is damaged: {error}") from error
-    if not (path / WEIGHTS).is_file():
-        raise CheckpointError(f"there is no {WEIGHTS} in it; other kinds of weights are not read")
-    tensors, metadata = safetensors.read(path / WEIGHTS)
-    record = known(safetensors.parse(metadata, RECORD))
-    c = _config(said)
-    _recognise_sincos(c, tensors)
-    there = present(layout(c), tensors, {"backbone"})
-    shapes = shapes_of(c, said.get("num_channels", 3))
-    return Contents(
-        format="transformers",
-        config=c,
-        leaves=match(there, shapes, tensors, hints.partial),
-        encoder=record.get("encoder", "query"),
-        step=record.get("step", 0),
-        partial=hints.partial,
-    )
 
 
 def write(contents: Contents, path: pathlib.Path) -> None:
@@ -80,11 +46,26 @@ def write(contents: Contents, path: pathlib.Path) -> None:
         safetensors.save(tensors, {RECORD: write_record(contents)}, file)
 
 
-def _config(said: dict[str, Any]) -> ConfigDict:
+def config_of(said: dict[str, Any]) -> ConfigDict:
+    """The model that a config.json describes.
+
+    Raises:
+      CheckpointError: another model, or options of it that are not ours.
+    """
     kinds = {"vit": _read_vit, "resnet": _read_resnet}
-    kind = said.get("model_type") if isinstance(said, dict) else None
-    if kind not in kinds:
-        raise CheckpointError(f"a transformers folder of model_type {kind!r}, not vit or resnet")
+    kind = said.get("model_type")
+    if kind is None:
+        names = ", ".join(repr(name[:50]) for name in list(said)[:10]) or "nothing"
+        raise CheckpointError(
+            "config.json has no model_type, as transformers' have, nor an architecture, as timm's; "
+            f"it has {names}"
+        )
+    if not isinstance(kind, str) or kind not in kinds:
+        names = said.get("architectures")
+        also = f" ({str(names)[:100]})" if names else ""
+        raise CheckpointError(
+            f"config.json is of model_type {str(kind)[:100]!r}{also}; vit and resnet are read"
+        )
     c = config.default()
     try:
         kinds[kind](c, said)
@@ -126,14 +107,6 @@ def _read_resnet(c: ConfigDict, said: dict[str, Any]) -> None:
         raise CheckpointError(f"config.json: no ResNet has depths {said['depths']}")
     c.model.name = f"resnet{depths[0]}"
     c.model.resnet.width = said["embedding_size"] / 64
-
-
-def _recognise_sincos(c: ConfigDict, tensors: dict[str, np.ndarray]) -> None:
-    position = tensors.get("embeddings.position_embeddings")
-    if c.model.name.startswith("vit") and position is not None and position.ndim == 3:
-        side = c.data.image_size // c.model.vit.patch
-        if position.shape[1] == side**2 + 1 and is_sincos(position, side, 1):
-            c.model.vit.position = "sincos"
 
 
 def _said(c: ConfigDict) -> dict[str, Any]:
