@@ -118,7 +118,7 @@ def _nothing() -> np.ndarray:
     return np.zeros(0, np.uint8)
 
 
-def _persistent(find: Callable[[np.dtype, str, int], Storage]) -> Callable[[Any], Storage]:
+def _persistent(find: Callable[[np.dtype, str, int], Storage]) -> Callable[[Any], Any]:
     """Turns a persistent id, ('storage', type, key, device, size, ...), into a storage."""
 
     def storage(persistent_id: Any) -> Storage:
@@ -129,6 +129,8 @@ def _persistent(find: Callable[[np.dtype, str, int], Storage]) -> Callable[[Any]
                 found = find(np.dtype(STORAGES[name]), key, size)
                 if (found.dtype, found.size) == (STORAGES[name], size):
                     return found
+            case ("module", Global() as named, *_):  # a class, with its source, before 1.6
+                return named
         shown = brief_all(persistent_id) if type(persistent_id) is tuple else brief(persistent_id)
         raise CheckpointError(f"not a storage of known type: {shown}")
 

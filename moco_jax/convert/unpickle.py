@@ -38,7 +38,7 @@ MAX_NAME = 200  # characters
 SHOWN = 10  # names in a message
 
 
-def load(file: BinaryIO, storage: Callable[[Any], Storage] | None = None) -> Any:
+def load(file: BinaryIO, storage: Callable[[Any], Any] | None = None) -> Any:
     """Reads the pickle that starts at the file's position and leaves it right behind.
 
     Args:
@@ -93,7 +93,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 class _Machine:
     """The stack machine of the pickle protocol, without objects and without calls by name."""
 
-    def __init__(self, storage: Callable[[Any], Storage] | None, size: int):
+    def __init__(self, storage: Callable[[Any], Any] | None, size: int):
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}

@@ -1,0 +1,91 @@
+"""What convert does not write, and that a failing write leaves nothing."""
+
+import pytest
+
+from moco_jax import convert
+from moco_jax.convert import topickle
+from moco_jax.errors import CheckpointError
+from tests.torchlike import small_contents
+
+
+@pytest.mark.parametrize(
+    ("kind", "to", "message"),
+    [
+        (("moco_v3", True), "torchvision", "use timm"),
+        (("moco_v3", True), "detectron2", "holds ResNets"),
+        (("moco", False), "deit", "holds Vision Transformers"),
+        (("moco", False), "lincls", "params/classifier/kernel"),
+        (("moco", False), "moco_v3", "a moco training is not one of moco_v3"),
+    ],
+)
+def test_formats_that_cannot_hold_it(kind, to, message, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
+        convert.write(tmp_path / "out", small_contents(*kind), to)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vit": {"pool": "avg"}}, "pool='avg'"),
+        ({"vit": {"stem": "conv", "position": "none"}}, "stem='conv', position='none'"),
+    ],
+)
+def test_vits_that_transformers_does_not_have(change, message, tmp_path):
+    contents = small_contents("moco_v3", vit=True)
+    contents.config.model.vit.update(change["vit"])
+    with pytest.raises(CheckpointError, match=message):
+        convert.write(tmp_path / "out", contents, "transformers")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.method.predictor.update(layers=3), "predictor.layers is 3, not 2"),
+        (lambda c: c.method.projector.update(bias=True), "projector.bias is True, not False"),
+        (lambda c: c.model.vit.update(position="learned"), "position is learned, not sincos"),
+        (
+            lambda c: c.model.vit.update(width=384, heads=6),
+            "its ViT of width 384 has 12 heads, not 6",
+        ),
+    ],
+)
+def test_networks_that_the_official_code_does_not_have(change, message, tmp_path):
+    contents = small_contents("moco_v3", vit=True)
+    change(contents.config)
+    with pytest.raises(CheckpointError, match=message):
+        convert.write(tmp_path / "out.pth.tar", contents)
+
+
+def test_v2_with_a_vit_is_not_the_official_codes(tmp_path):
+    with pytest.raises(CheckpointError, match="it has ResNets only"):
+        convert.write(tmp_path / "out.pth.tar", small_contents("moco", vit=True))
+
+
+def test_arguments_that_do_not_fit(tmp_path):
+    contents = small_contents("moco")
+    (tmp_path / "there.pth").write_text("mine")
+    with pytest.raises(ValueError, match=r"there\.pth exists; it is not overwritten"):
+        convert.write(tmp_path / "there.pth", contents)
+    with pytest.raises(ValueError, match="tells no format: name one with --to"):
+        convert.write(tmp_path / "out", contents)
+    with pytest.raises(ValueError, match="did you mean 'torchvision'"):
+        convert.write(tmp_path / "out", contents, "torchvison")
+    with pytest.raises(ValueError, match="for formats of one encoder, not for 'moco'"):
+        convert.write(tmp_path / "out.pth.tar", contents, encoder="key")
+    with pytest.raises(ValueError, match="did you mean 'query'"):
+        convert.write(tmp_path / "out.pth", contents, encoder="quer")
+    convert.write(tmp_path / "key.pth", contents, encoder="key")
+    with pytest.raises(CheckpointError, match="no query encoder in it, only the key encoder"):
+        convert.write(tmp_path / "q.pth", convert.read(tmp_path / "key.pth"), encoder="query")
+    assert (tmp_path / "there.pth").read_text() == "mine"
+
+
+def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(topickle, "_record", fail)
+    with pytest.raises(OSError, match="no space left"):
+        convert.write(tmp_path / "out.pth", small_contents("moco"))
+    assert not list(tmp_path.iterdir())
