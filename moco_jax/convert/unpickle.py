@@ -22,7 +22,6 @@ from moco_jax.convert.placeholders import (
     Global,
     Object,
     Record,
-    Storage,
     Tensor,
     brief,
     key_of,
@@ -43,7 +42,7 @@ def load(file: BinaryIO, storage: Callable[[Any], Any] | None = None) -> Any:
 
     Args:
       file: the pickle.
-      storage: gives the Storage for a persistent id; None where there may be none.
+      storage: gives the Storage or the name for a persistent id; None where there may be none.
 
     Returns:
       Plain values, lists (sets too), tuples, Records, Tensors, Arrays, and Objects, whose names

@@ -82,7 +82,11 @@ def test_folders_are_read_and_written_back_to_the_bit(kind, tmp_path):
     [
         ("hidden_act", "gelu_new", "hidden_act='gelu_new' is not read, only 'gelu'"),
         ("model_type", "bert", "model_type 'bert'"),
-        ("num_hidden_layers", 3, r"missing: encoder\.layer\.2\."),
+        (
+            "num_hidden_layers",
+            3,
+            r"by torchvision.s or timm.s names, do not fit:\n  missing: blocks\.2\.",
+        ),
         ("hidden_size", "wide", "config.json"),
     ],
 )

@@ -1,6 +1,7 @@
 """`config.init`: what a run takes from a file, and what it refuses."""
 
 import logging
+from collections import OrderedDict
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from moco_jax import convert, mesh
 from moco_jax.checkpoint import Checkpoints, named
+from moco_jax.convert import torchfile
 from moco_jax.convert.formats.ours import IMPORTED, optimizer_leaf, spread
 from moco_jax.errors import CheckpointError
 from moco_jax.methods import Facts, make_method
@@ -15,7 +17,7 @@ from moco_jax.optim import make_optimizer, make_schedule
 from moco_jax.training import experiment, loop
 from moco_jax.training.first_state import first_state
 from tests.tiny import tiny_config, write_npz
-from tests.torchlike import small_config, small_contents
+from tests.torchlike import save_torch, small_config, small_contents
 
 STEPS_PER_EPOCH = 4.0
 
@@ -250,3 +252,37 @@ def _final(c, workdir):
     state = store.restore(experiment.abstract_state(experiment.build(c)))
     store.close()
     return state
+
+
+def test_what_fits_is_taken_and_the_rest_stays_random(official, tmp_path, caplog):
+    contents, path = official("moco")
+    c = small_config()
+    c.method.projector.update(layers=1)
+    with caplog.at_level(logging.INFO, "moco_jax"):
+        _, leaves = start(c, path, tmp_path, init_partial=True, init_part="weights")
+    assert "Does not fit, and stays random:\n  params/projector/fc" in caplog.text
+    kernel = "params/backbone/layer4_1/conv2/kernel"
+    np.testing.assert_array_equal(leaves[kernel], contents.leaves[kernel])
+    assert leaves["params/projector/fc1/kernel"].any()
+
+
+def test_a_run_names_its_own_option(official, tmp_path):
+    _, path = official("moco")
+    tree = torchfile.read_zip(path)
+    tensors = {n: t.numpy() for n, t in tree["state_dict"].items() if "encoder_q.bn1.bias" not in n}
+    save_torch(tmp_path / "cut.pth.tar", {"state_dict": OrderedDict(tensors)})
+    with pytest.raises(CheckpointError) as error:
+        start(small_config(), tmp_path / "cut.pth.tar", tmp_path)
+    assert str(error.value).endswith("\nconfig.init_partial=True takes what fits.")
+
+
+@pytest.mark.parametrize("encoder", ["key", "query"])
+def test_the_encoder_that_is_asked_for_is_taken_alone(encoder, official, tmp_path):
+    contents, path = official("moco")
+    _, leaves = start(small_config(), path, tmp_path, init_encoder=encoder)
+    name = "backbone/layer4_1/conv2/kernel"
+    source = {"query": "params", "key": "method_state/target/params"}[encoder]
+    for where in ("params", "method_state/target/params"):
+        np.testing.assert_array_equal(
+            leaves[f"{where}/{name}"], contents.leaves[f"{source}/{name}"]
+        )

@@ -72,9 +72,8 @@ def contents_of(
         whole += rows(POOLER, "pooler", "pooler")
     shapes = shapes_of(c, input_channels(tensors), classes_of(tensors, c.model))
     title = SCHEMES[network.scheme].title
-    where = (
-        f" of {network.name}, of {title}," if network.prefix or network.scheme != "torch" else ""
-    )
+    called = "" if network.scheme == "torch" else " and here by torchvision's or timm's names"
+    where = f" of {network.name}, of {title}{called}," if network.prefix or called else ""
     leaves = match(present(whole, tensors, {"backbone"}), shapes, tensors, hints, where)
     kind, extra = _kind(file, network, c), {}
     if kind == "lincls" and file.tree.get("optimizer"):
