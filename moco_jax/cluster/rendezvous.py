@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 import moco_jax
+from moco_jax import places
 from moco_jax.cluster.lifeline import Line
 from moco_jax.config import ConfigDict, as_json, flat
 from moco_jax.errors import EXIT_RESTART, InputError
@@ -147,7 +148,7 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
     try:
         everyone = line.exchange(_facts(config))
         check_same(everyone)
-        _check_workdir(line, place.index, pathlib.Path(workdir).absolute(), everyone)
+        _check_workdir(line, place.index, workdir, everyone)
     except ValueError:
         line.close()
         raise
@@ -215,17 +216,20 @@ def check_same(everyone: list[dict[str, Any]]) -> None:
                 raise InputError("\n".join([f"The processes' {kind} differ:", *lines]))
 
 
-def _check_workdir(line: Line, index: int, workdir: pathlib.Path, everyone: list[dict]) -> None:
+def _check_workdir(line: Line, index: int, workdir: str, everyone: list[dict]) -> None:
     """Raises InputError, on all, unless all see a new file of process 0 in their workdir."""
-    name = line.exchange(f".shared-{secrets.token_hex(8)}")[0]
-    problem = _make(workdir / name) if index == 0 else ""
+    said = line.exchange([f".shared-{secrets.token_hex(8)}", _refusal(workdir)])
+    if refusals := [refusal for _, refusal in said if refusal]:
+        raise InputError(refusals[0])
+    folder, name = places.local("workdir", workdir), said[0][0]
+    problem = _make(folder / name) if index == 0 else ""
     if problem := line.exchange(problem)[0]:
         raise InputError(problem)
     here = everyone[index]["host"] == everyone[0]["host"]
-    found = _wait_for(workdir / name, 1.0 if here else _SHARED_SECONDS)
-    seen = line.exchange([found, str(workdir)])
+    found = _wait_for(folder / name, 1.0 if here else _SHARED_SECONDS)
+    seen = line.exchange([found, str(folder)])
     if index == 0:
-        (workdir / name).unlink()
+        (folder / name).unlink()
     lines = [
         f"  process {i} on {everyone[i]['host']}: {path}"
         for i, (found, path) in enumerate(seen)
@@ -236,6 +240,15 @@ def _check_workdir(line: Line, index: int, workdir: pathlib.Path, everyone: list
             f"The workdir must be the same for all processes, on a file system that they share. "
             f"{seen[0][1]} of process 0 on {everyone[0]['host']} is not\n" + "\n".join(lines)
         )
+
+
+def _refusal(workdir: str) -> str:
+    """Why this workdir is none, if so."""
+    try:
+        places.local("workdir", workdir)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _make(path: pathlib.Path) -> str:

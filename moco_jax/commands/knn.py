@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from moco_jax import places
 from moco_jax.commands.embedding import Embedding, add_flags, open_flags
 from moco_jax.commands.terminal import guarded, numbers
 from moco_jax.convert.formats.ours import is_ours
@@ -73,7 +74,8 @@ def folder_of(checkpoint: str) -> pathlib.Path:
 def run(flags: argparse.Namespace) -> None:
     """Measures, prints and saves."""
     e = open_flags(flags)
-    c, folder = options(flags, e.encoder.config), flags.out or folder_of(flags.checkpoint)
+    c = options(flags, e.encoder.config)
+    folder = places.local("out", flags.out) if flags.out else folder_of(flags.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     print(e.encoder.name)
     data = Splits(*map(labelled_only, e.splits))

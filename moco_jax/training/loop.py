@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from moco_jax import metrics as metric_files
+from moco_jax import places, results
 from moco_jax import report as reports
-from moco_jax import results
 from moco_jax.checkpoint import Checkpoints
 from moco_jax.cluster.lifeline import Line
 from moco_jax.cluster.stop import stop_requested
@@ -101,8 +101,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
 
 
 def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
-    """Makes the working directory; InputError where it cannot be written."""
-    path = pathlib.Path(workdir).absolute()
+    """Makes the working directory; InputError where it is no folder or cannot be written."""
+    path = places.local("workdir", workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):  # a name of its own: other processes try too

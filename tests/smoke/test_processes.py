@@ -277,6 +277,14 @@ def test_another_workdir_is_refused_by_all(home, coordinator):
 
 
 @pytest.mark.processes
+def test_a_workdir_in_a_bucket_of_one_is_refused_by_all(home, coordinator):
+    workdirs = enumerate((home / "b", "gs://bucket/b"))
+    codes, texts = ended([start(home, 2, i, path, coordinator) for i, path in workdirs])
+    assert codes == [EXIT_WRONG_INPUT] * 2
+    assert all("workdir='gs://bucket/b': gs:// is not supported" in text for text in texts)
+
+
+@pytest.mark.processes
 def test_an_error_of_one_process_ends_all_with_its_code(home, coordinator):
     """Only process 0 runs where the images are."""
     flags = (coordinator, "--config.data.source=npz:images.npz")

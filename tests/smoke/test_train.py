@@ -2,13 +2,14 @@
 
 import json
 import os
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 from moco_jax import checkpoint, mesh, metrics, results
-from moco_jax.errors import CheckpointError, TrainingDivergedError
+from moco_jax.errors import CheckpointError, InputError, TrainingDivergedError
 from moco_jax.training import experiment, loop
 from tests.tiny import tiny_config, write_npz
 
@@ -187,6 +188,15 @@ class TestBadInput:
         c = tiny_config("v3", "npz:missing")  # would fail later
         with pytest.raises(ValueError, match=r"workdir=.*cannot be written"):
             loop.run(c, tmp_path / "file" / "run")
+
+    @pytest.mark.parametrize("workdir", ["gs://bucket/run", "s3://b/r", pathlib.Path("gs://b")])
+    def test_workdir_in_a_bucket_is_refused_and_makes_no_folder(
+        self, workdir, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match=r"workdir='(gs|s3):/.*expected a folder of a file"):
+            loop.run(tiny_config("v3", "npz:missing"), workdir)
+        assert not list(tmp_path.iterdir())
 
     def test_groups_that_do_not_divide_the_batch(self, source):
         c = tiny_config("v1", source)
