@@ -65,9 +65,10 @@ class Cluster:
         }
         self._daemons: list[subprocess.Popen] = []
         self._configure()
-        self._start("munged", "--foreground", "--force", f"--key-file={folder}/munge.key",
-                    f"--socket={folder}/munge.socket", f"--pid-file={folder}/munge.pid",
-                    f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed")  # fmt: skip
+        files = ("key-file=munge.key", "socket=munge.socket", "pid-file=munge.pid",
+                 "log-file=munge.log", "seed-file=munge.seed")  # fmt: skip
+        files = [f"--{option.replace('=', f'={folder}/')}" for option in files]
+        self._start("munged", "--foreground", "--force", *files)
         wait_for((folder / "munge.socket").exists)
         self._start("slurmctld", "-D")
         self._start("slurmd", "-D", "-N", "localhost")
