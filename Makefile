@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # The tests mostly compile, which takes one core: two at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test lint test-slow processes test-gpu parity browser clean
+.PHONY: demo test lint test-slow processes test-gpu parity browser slurm kubernetes clean
 
 demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -41,6 +41,18 @@ browser: $(STEM)-browser
 	  { echo "make browser needs Chromium and its driver; on Debian: apt-get install chromium chromium-driver"; exit 1; }
 	$(PYTEST) tests/browser
 
+# launch/slurm.sh on a SLURM of this machine alone.
+slurm: $(STEM)-test
+	@{ command -v sbatch && ls /usr/sbin/munged; } >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; } || \
+	  { echo "make slurm needs SLURM and munge; on Debian: apt-get install slurm-wlm munge"; exit 1; }
+	$(PYTEST) tests/launch/test_slurm.py
+
+# The Kubernetes files against the published schemas.
+kubernetes: $(STEM)-kubernetes
+	$(PYTEST) tests/launch/test_kubernetes.py
+
 $(STEM):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "moco_jax needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -54,6 +66,10 @@ $(STEM)-test: $(STEM)
 
 $(STEM)-parity: $(STEM)-test
 	$(INSTALL) -e '.[parity]'
+	@touch $@
+
+$(STEM)-kubernetes: $(STEM)-test
+	$(INSTALL) -e '.[kubernetes]'
 	@touch $@
 
 $(STEM)-browser: $(STEM)-test

@@ -51,6 +51,7 @@ setuptools.setup(
         "tensorboard": TENSORBOARD,
         "tfds": TFDS,
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "cuda12": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "hf": ["datasets>=4.4,<6"],
         "parquet": ["pyarrow>=21,<27"],
@@ -64,6 +65,7 @@ setuptools.setup(
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
         ],
+        "kubernetes": ["kubernetes-validate>=1.31,<2"],
         "browser": ["selenium>=4.40,<5"],
         "parity": [
             "datasets>=4.4,<6",
