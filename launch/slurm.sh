@@ -32,7 +32,7 @@ srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
 code=$?  # the highest of all processes
 
 case $code in
-  0 | 2) exit "$code" ;;  # done; wrong config, data or workdir, which would fail again
+  0 | 2 | 3) exit "$code" ;; # done; wrong input (2) and divergence (3) would come again
 esac
 # What is killed or fails soon after the start is tried again a few times only.
 if [ "$code" -eq 75 ] || [ "$SECONDS" -gt 600 ] || [ "${SLURM_RESTART_COUNT:-0}" -lt 5 ]; then

@@ -24,9 +24,11 @@ install() { # the images have Python 3.10
 start() {
   stop
   rm -f "$here/code" && printf ' %q' "$@" >"$here/arguments"
+  # After --config, or absl refuses it; a CPU would be worse than an error.
+  [[ "$*" == *--config.backend=* ]] || set -- "$@" --config.backend=tpu
   # shellcheck disable=SC2016 # the new shell's variables; its trap lets it outlive a SIGTERM
   setsid bash -c 'echo $$ >"$0/group"; trap : TERM; "$@"; echo "code $?" >"$0/code"' "$here" \
-    .venv/bin/python -m moco_jax.main --config.backend=tpu "$@" >"$here/log" 2>&1 </dev/null &
+    .venv/bin/python -m moco_jax.main "$@" >"$here/log" 2>&1 </dev/null &
   until [ -s "$here/group" ]; do sleep 0.1; done
 }
 

@@ -65,7 +65,7 @@ class Pod:
     def until(self, condition, seconds=120):
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, self.text()
+            assert time.monotonic() < deadline and self.launcher.poll() is None, self.text()
             time.sleep(0.05)
 
     def until_said(self, text, times=1):
@@ -114,7 +114,7 @@ def test_the_whole_path_of_two_slices(pod):
     for index in range(4):
         arguments = (p.folder / f"arguments-{index}").read_text().split("\n")
         assert arguments == [
-            "-m", "moco_jax.main", "--config.backend=tpu", "--workdir=/mnt/a b", "--config=c.py",
+            "-m", "moco_jax.main", "--workdir=/mnt/a b", "--config=c.py", "--config.backend=tpu",
         ]  # fmt: skip
     assert p.text().count("worker 0 run 0: trains") == 1
     assert not (p.folder / "state").exists(), "deleted"
@@ -124,15 +124,8 @@ def test_dry_run_prints_every_command_and_runs_none(pod):
     p = pod("").start("--workdir=w", options=("--dry-run", "--setup=mount x"))
     assert p.end() == 0
     assert p.calls() == []
-    for part in (
-        "create pod",
-        "scp ",
-        "install",
-        "mount",
-        "start\\ --workdir=w",
-        "follow",
-        "delete",
-    ):
+    parts = ("create pod", "scp ", "install", "mount", "start\\ --workdir=w", "follow", "delete")
+    for part in parts:
         assert part in p.text()
 
 

@@ -1,6 +1,7 @@
 """launch/local.py with a program in the place of training that only plays its part."""
 
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import pytest
 
 from launch import local
+from moco_jax.errors import EXIT_WRONG_INPUT
 
 PROGRAM = """
 import os, pathlib, signal, sys, time
@@ -116,3 +118,30 @@ def test_options_that_are_wrong(capsys):
             local.parse(arguments)
     assert "--workdir=DIR is missing after --" in capsys.readouterr().err
     assert local.parse(["-n", "2", "--", "--workdir", "x"]).workdir == pathlib.Path("x")
+
+
+FOLDER = pathlib.Path(local.__file__).parent
+
+
+def shell_cases(text):
+    """The exit codes that a script has in the first line of its `case`."""
+    return {int(n) for n in re.search(r"^ +(\d[\d |]*)\)", text, re.MULTILINE)[1].split("|")}
+
+
+def pod_rules(text):
+    """The exit codes that fail a Job at once."""
+    (found,) = re.findall(r"action: FailJob\n(?:.*\n){3} +values: \[(.*)\]", text)
+    return {0, *map(int, found.split(","))}
+
+
+@pytest.mark.parametrize(
+    ("name", "codes_of"),
+    [
+        ("slurm.sh", shell_cases),
+        ("tpu_pod.sh", shell_cases),
+        ("kubernetes.yaml", pod_rules),
+        ("kubernetes_tpu.yaml", pod_rules),
+    ],
+)
+def test_all_agree_on_the_codes_that_are_not_tried_again(name, codes_of):
+    assert codes_of((FOLDER / name).read_text()) == {0, EXIT_WRONG_INPUT, 3}
