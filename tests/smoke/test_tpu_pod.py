@@ -65,7 +65,8 @@ class Pod:
     def until(self, condition, seconds=120):
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline and self.launcher.poll() is None, self.text()
+            assert time.monotonic() < deadline, self.text()
+            assert self.launcher.poll() is None, self.text()
             time.sleep(0.05)
 
     def until_said(self, text, times=1):
