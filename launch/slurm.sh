@@ -9,7 +9,7 @@
 # itself. For one process a node, which drives all of its GPUs: --ntasks-per-node=1.
 #
 # CONTAINER is put before `python`: CONTAINER="apptainer exec --nv moco_jax.sif" sbatch ..., or
-# options of srun, which Pyxis adds to it: CONTAINER="--container-image=IMAGE --container-mounts=...".
+# Pyxis's options of srun: CONTAINER="--container-image=IMAGE --container-mounts=...".
 #
 # Two minutes before the time limit, and when it is preempted, the run saves and exits with code 75;
 # the job is queued again and goes on where it stopped. docs/launch.md has the rest.

@@ -11,7 +11,7 @@
 #                      v2-alpha-tpuv5-lite, v2-alpha-tpuv5, v2-alpha-tpuv6e
 #   --slices=N         so many slices of that type
 #   --spot             cheaper, and taken away at any time
-#   --create='FLAGS'   more for `gcloud compute tpus queued-resources create`: --reserved, --network=...
+#   --create='FLAGS'   more for `gcloud compute tpus queued-resources create`: --reserved ...
 #   --setup='COMMAND'  what each worker does before the start: to mount data and workdir
 #   --keep             does not delete the TPU at the end
 #   --dry-run          prints every command and runs none
@@ -22,8 +22,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
-name='' zone='' project='' type='' runtime=tpu-ubuntu2204-base slices=1 spot='' create='' setup=''
-keep='' dry=''
+name='' zone='' project='' type='' runtime=tpu-ubuntu2204-base slices=1 spot='' create=''
+setup='' keep='' dry=''
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   case $1 in
     --name=* | --zone=* | --project=* | --type=* | --runtime=* | --slices=* | --create=* | --setup=*)
@@ -41,13 +41,22 @@ shift
 printf -v arguments ' %q' "$@"
 pause=${PAUSE:-30} # seconds between two questions
 files=$(mktemp -d) && trap 'rm -rf "$files"' EXIT
-trap 'say "the run goes on; the same command follows it, and this ends it:"; dry=yes queued delete "$name" --force; exit 130' INT TERM
+trap leave INT TERM
 
 say() { echo "[launch] $*" >&2; }
 queued() {
   local command=(gcloud compute tpus queued-resources "$@" --zone="$zone" --quiet)
   [ -z "$project" ] || command+=(--project="$project")
-  if [ -n "$dry" ]; then printf '%q ' "${command[@]}" >&2 && echo >&2; else "${command[@]}" </dev/null; fi
+  if [ -z "$dry" ]; then
+    "${command[@]}" </dev/null
+  else
+    printf '%q ' "${command[@]}" >&2 && echo >&2
+  fi
+}
+leave() {
+  say "the run goes on; the same command follows it, and this ends it:"
+  dry=yes queued delete "$name" --force
+  exit 130
 }
 everywhere() { queued ssh "$name" --node=all --worker=all --command="$1"; }
 first() { queued ssh "$name" --node=0 --worker=0 --command="moco_jax/launch/tpu_worker.sh $1"; }
@@ -94,7 +103,8 @@ deploy() {
   done | tar -czf "$files/moco_jax.tar.gz" -T - &&
     queued scp "$files/moco_jax.tar.gz" "$name:" --node=all --worker=all &&
     everywhere "mkdir -p moco_jax && tar -xzf moco_jax.tar.gz -C moco_jax" &&
-    everywhere "moco_jax/launch/tpu_worker.sh install" && { [ -z "$setup" ] || everywhere "$setup"; }
+    everywhere "moco_jax/launch/tpu_worker.sh install" &&
+    { [ -z "$setup" ] || everywhere "$setup"; }
 }
 
 # Follows the log of worker 0, again when the connection drops, until the run has ended: sets `code`.

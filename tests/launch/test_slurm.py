@@ -29,6 +29,7 @@ def slurm(tmp_path_factory):
     started = cluster.Cluster(tmp_path_factory.mktemp("slurm"))
     started.environment |= {
         "PATH": f"{pathlib.Path(sys.executable).parent}:{started.environment['PATH']}",
+        "CONTAINER": "env IN_CONTAINER=yes",
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(CACHE)),
@@ -68,7 +69,8 @@ class Job:
 
     def process(self, rank):
         """The process id of one of the two processes."""
-        wanted = {f"SLURM_JOB_ID={self.number}".encode(), f"SLURM_PROCID={rank}".encode()}
+        wanted = {f"SLURM_JOB_ID={self.number}", f"SLURM_PROCID={rank}", "IN_CONTAINER=yes"}
+        wanted = set(map(str.encode, wanted))
         for path in pathlib.Path("/proc").glob("[0-9]*"):
             try:
                 environment = set((path / "environ").read_bytes().split(b"\0"))
