@@ -10,9 +10,9 @@ ENV PYTHONUNBUFFERED=1 NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=com
 WORKDIR /moco_jax
 COPY . .
 RUN case "$DEVICE" in \
-      cpu) extra= ;; \
-      cuda | cuda12 | tpu) extra="[$DEVICE]" ;; \
+      cpu) extras=all ;; \
+      cuda | cuda12 | tpu) extras="all,$DEVICE" ;; \
       *) echo "DEVICE=$DEVICE: expected cpu, cuda, cuda12 or tpu" && exit 1 ;; \
     esac \
-    && python -m pip install --no-cache-dir -c constraints.txt -e ".$extra"
+    && python -m pip install --no-cache-dir -c constraints.txt -e ".[$extras]"
 ENTRYPOINT ["python", "-m", "moco_jax.main"]

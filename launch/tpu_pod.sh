@@ -107,7 +107,7 @@ deploy() {
     { [ -z "$setup" ] || everywhere "$setup"; }
 }
 
-# Follows the log of worker 0, again when the connection drops, until the run has ended: sets `code`.
+# Follows the log of worker 0, again after a dropped connection, to the end: sets `code`.
 follow() {
   : >"$files/seen"
   code=gone
@@ -124,7 +124,7 @@ follow() {
 # Counts starts in a row that failed within 10 minutes; gives up after 5.
 count() {
   [ $((SECONDS - begin)) -lt 600 ] || failures=0
-  [ $((++failures)) -le 5 ] || end "${code:-1}" "given up after $failures starts in a row that failed"
+  [ $((++failures)) -le 5 ] || end "${code:-1}" "given up after $failures starts in a row"
   begin=$SECONDS
 }
 

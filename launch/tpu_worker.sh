@@ -18,7 +18,7 @@ alive() {
 install() { # the images have Python 3.10
   command -v uv >/dev/null || PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
   uv venv --quiet --allow-existing --python=3.12 .venv
-  uv pip install --quiet --python=.venv/bin/python -c constraints.txt -e '.[tpu]'
+  uv pip install --quiet --python=.venv/bin/python -c constraints.txt -e '.[all,tpu]'
 }
 
 start() {
