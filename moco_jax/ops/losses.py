@@ -67,35 +67,6 @@ def contrastive_loss(q: jax.Array, k: jax.Array, temperature: float) -> tuple[ja
     return 2 * temperature * loss, top1
 
 
-def smooth_one_hot(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """Targets of classification with label smoothing (arXiv:1512.00567, section 7).
-
-    Args:
-      labels: int32 (B,), each at least 0 and below K.
-      num_classes: K.
-      smoothing: the share of the weight that is spread evenly over all classes, the true one
-        included; in [0, 1].
-
-    Returns:
-      (B, K) float32; each row sums to 1.
-    """
-    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-    return (1.0 - smoothing) * one_hot + smoothing / num_classes
-
-
-def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Cross entropy of logits against weights over the classes, such as smoothed or mixed labels.
-
-    Args:
-      logits: (B, K) float32.
-      targets: (B, K) float32; each row sums to 1.
-
-    Returns:
-      The loss, mean over B; a float32 scalar.
-    """
-    return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
-
-
 def chance_info_nce(queue_size: int) -> float:
     """Loss of `info_nce` when all cosines are equal: ln(1 + K)."""
     return math.log1p(queue_size)

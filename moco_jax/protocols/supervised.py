@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from moco_jax.config import ConfigDict
 from moco_jax.errors import InputError
@@ -18,7 +19,6 @@ from moco_jax.methods.method import Batch, Facts, Tree, unchanged
 from moco_jax.methods.networks import bn_groups
 from moco_jax.models import make_backbone, resolve_dtype
 from moco_jax.models.norm import BatchNorm
-from moco_jax.ops.losses import smooth_one_hot, soft_cross_entropy
 from moco_jax.ops.mix import mix_images, mix_targets, sample_mix
 
 # Head 0 is the protocol's own: its loss is the one that is shown.
@@ -127,7 +127,8 @@ def make(config: ConfigDict, facts: Facts) -> Supervised:
         del step
         mix_key, drop_key = jax.random.split(key)
         x, stats = batch.view(0) if s.augment else batch["features"], state["stats"]
-        targets = smooth_one_hot(batch["label"], classes, s.label_smoothing)
+        targets = jax.nn.one_hot(batch["label"], classes, dtype=jnp.float32)
+        targets = optax.smooth_labels(targets, s.label_smoothing)
         if s.mixup or s.cutmix:
             mix = sample_mix(mix_key, *x.shape[1:3], s.mixup, s.cutmix, s.mix_p, s.cutmix_p)
             x, targets = mix_images(x, mix), mix_targets(targets, mix)
@@ -136,7 +137,7 @@ def make(config: ConfigDict, facts: Facts) -> Supervised:
         elif s.augment:
             x, stats = extract(params, stats, x)
         logits, stats = logits_of(params, stats, x, True)
-        losses = jax.vmap(soft_cross_entropy, (0, None))(logits, targets)
+        losses = optax.losses.softmax_cross_entropy(logits, targets[None]).mean(-1)
         right = jnp.argmax(logits[OWN], -1) == jnp.argmax(targets, -1)
         metrics = {"loss": losses[OWN], "train_top1": jnp.mean(right, dtype=jnp.float32)}
         return jnp.sum(losses), ({"stats": jax.lax.stop_gradient(stats)}, metrics)
