@@ -1,6 +1,6 @@
-"""Losses, contrastive and of classification, their value at chance, and a gauge of collapse.
+"""Losses of pairs of views, their value at chance, and a gauge of collapse.
 
-B batch (over all devices), C features, K queued keys or classes.
+V = 2 views, B batch (over all devices), C features, K queued keys.
 """
 
 import math
@@ -43,7 +43,7 @@ def info_nce(
       negative (a tie counts as wrong); both float32 scalars.
     """
     positive = jnp.sum(q * k, axis=-1) / temperature
-    return _one_against_many(positive, _products(q, queue) / temperature)
+    return one_against_many(positive, products(q, queue) / temperature)
 
 
 def contrastive_loss(q: jax.Array, k: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
@@ -60,11 +60,70 @@ def contrastive_loss(q: jax.Array, k: jax.Array, temperature: float) -> tuple[ja
       The loss, mean over B, times 2 tau, and the share of queries nearer to their positive
       than to every other key (a tie counts as wrong); both float32 scalars.
     """
-    logits = _products(q, k) / temperature
+    logits = products(q, k) / temperature
     own = jnp.eye(len(q), dtype=bool)
     positive = jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
-    loss, top1 = _one_against_many(positive, jnp.where(own, -jnp.inf, logits))
+    loss, top1 = one_against_many(positive, jnp.where(own, -jnp.inf, logits))
     return 2 * temperature * loss, top1
+
+
+def nt_xent(q: jax.Array, k: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
+    """SimCLR's loss: one positive, 2B - 2 negatives of both views (arXiv:2002.05709, eq. 1).
+
+    Args:
+      q: (2, B, C) float32 features of both views, of length 1.
+      k: the same features; apart from `q` so that a caller can hold them whole on every device.
+        The gradient should pass through both.
+      temperature: divides the cosines.
+
+    Returns:
+      The loss, mean over 2B, and the share of features nearer to their image's other view than
+      to every other feature (a tie counts as wrong); both float32 scalars.
+    """
+    views, batch, _ = q.shape
+    logits = jnp.einsum("vbc,wkc->vbwk", q, k, precision="highest") / temperature
+    image = jnp.eye(batch, dtype=bool)[None, :, None]
+    view = jnp.eye(views, dtype=bool)[:, None, :, None]
+    positive = jnp.sum(jnp.where(image & ~view, logits, 0.0), axis=(-2, -1))
+    negative = jnp.where(image, -jnp.inf, logits)
+    return one_against_many(positive, negative.reshape(views, batch, views * batch))
+
+
+def regression(q: jax.Array, k: jax.Array) -> jax.Array:
+    """One direction of BYOL's loss, 2 - 2 cos (arXiv:2006.07733, eq. 2); the caller adds both.
+
+    Args:
+      q: (B, C) float32 predictions of length 1.
+      k: (B, C) float32 targets of length 1; no gradient should pass.
+
+    Returns:
+      The loss, mean over B; a float32 scalar in [0, 4]. Features that say nothing have 2, and
+      collapsed ones 0.
+    """
+    # As the squared distance of unit vectors it stays exact where it is almost zero.
+    return jnp.mean(jnp.sum((q - k) ** 2, axis=-1))
+
+
+def one_against_many(positive: jax.Array, negative: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross entropy of one positive logit against many, which are never concatenated.
+
+    With the positive taken out of the sum, the loss stays exact where it is almost zero.
+
+    Args:
+      positive: (...,) float32.
+      negative: (..., K) float32; -inf leaves a logit out.
+
+    Returns:
+      The mean loss, and the share of positives above all their negatives; float32 scalars.
+    """
+    margin = jax.nn.logsumexp(negative, axis=-1) - positive
+    top1 = jnp.mean(positive > jnp.max(negative, axis=-1), dtype=jnp.float32)
+    return jnp.mean(jax.nn.softplus(margin)), top1
+
+
+def products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(A, C), (B, C) -> (A, B) inner products; TPU and GPU would round the inputs by default."""
+    return jnp.einsum("ac,bc->ab", a, b, precision="highest")
 
 
 def chance_info_nce(queue_size: int) -> float:
@@ -75,6 +134,11 @@ def chance_info_nce(queue_size: int) -> float:
 def chance_v3(batch_size: int, temperature: float) -> float:
     """Loss of both directions of `contrastive_loss` when all cosines are equal: 4 tau ln(B)."""
     return 4 * temperature * math.log(batch_size)
+
+
+def chance_nt_xent(batch_size: int) -> float:
+    """Loss of `nt_xent` when all cosines are equal: ln(2B - 1)."""
+    return math.log(2 * batch_size - 1)
 
 
 def feature_std(z: jax.Array) -> jax.Array:
@@ -90,18 +154,3 @@ def feature_std(z: jax.Array) -> jax.Array:
       A float32 scalar in [0, 1].
     """
     return jnp.mean(jnp.std(l2_normalize(z), axis=0)) * math.sqrt(z.shape[-1])
-
-
-def _one_against_many(positive: jax.Array, negative: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cross entropy and top-1 of logits (B,) against (B, K), which are never concatenated.
-
-    With the positive taken out of the sum, the loss stays exact where it is almost zero.
-    """
-    margin = jax.nn.logsumexp(negative, axis=-1) - positive
-    top1 = jnp.mean(positive > jnp.max(negative, axis=-1), dtype=jnp.float32)
-    return jnp.mean(jax.nn.softplus(margin)), top1
-
-
-def _products(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(A, C), (B, C) -> (A, B) inner products; TPU and GPU would round the inputs by default."""
-    return jnp.einsum("ac,bc->ab", a, b, precision="highest")

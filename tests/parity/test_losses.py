@@ -1,4 +1,4 @@
-"""InfoNCE with a queue, MoCo v3's loss and the spread of features against float64 PyTorch.
+"""The losses of pairs of views and the spread of features against float64 PyTorch.
 
 Tolerance 1e-5 of the largest value: float32 keeps 7 digits, a sum over some hundred terms
 loses one, and a temperature of 0.07 multiplies the rounding of the cosines by 14.
@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from moco_jax.ops.losses import contrastive_loss, feature_std, info_nce, l2_normalize
+from moco_jax.ops.losses import (
+    contrastive_loss,
+    feature_std,
+    info_nce,
+    l2_normalize,
+    nt_xent,
+    regression,
+)
 
 pytestmark = pytest.mark.parity
 B, C, K = 24, 128, 300
@@ -97,6 +104,42 @@ def test_gradient_with_respect_to_keys():
         return contrastive_loss(l2_normalize(q), l2_normalize(k), 0.2)[0] / (2 * 0.2)
 
     assert_close(jax.jit(jax.grad(loss))(k), tk.grad.numpy())
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+@pytest.mark.parametrize(("batch", "noise"), [(B, 0.5), (B, 30.0), (2, 1.0)])
+def test_nt_xent(temperature, batch, noise):
+    """As SimCLR writes it: the 2B features in a row, one of them taken out, the classes' cross
+    entropy over the other 2B - 1. The gradient is of both sides."""
+    z = random_features(0, batch)
+    z = np.stack([z, z + noise * random_features(1, batch, 1.0)])
+    tz = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+    rows = torch_normalize(tz.reshape(2 * batch, C))
+    others = ~torch.eye(2 * batch, dtype=torch.bool)
+    logits = (rows @ rows.T / temperature)[others].reshape(2 * batch, -1)
+    # Behind its own place, an index falls by one.
+    labels = torch.tensor([i + batch - 1 if i < batch else i - batch for i in range(2 * batch)])
+    expected = reference(logits, labels, 1.0, tz)
+
+    def both_sides(z, temperature):
+        return nt_xent(z, z, temperature)
+
+    for a, e in zip(ours(both_sides, z, temperature), expected, strict=True):
+        assert_close(a, e)
+
+
+@pytest.mark.parametrize("noise", [1e-4, 0.5, 30.0])
+def test_regression(noise):
+    q = random_features(0, B)
+    k = q + noise * random_features(1, B, 1.0)
+    tq, tk = (torch.tensor(x, dtype=torch.float64) for x in (q, unit(k)))
+    loss = (2 - 2 * torch.nn.functional.cosine_similarity(tq.requires_grad_(), tk)).mean()
+    loss.backward()
+    value, grad = jax.jit(jax.value_and_grad(lambda q: regression(l2_normalize(q), unit(k))))(q)
+    # At a noise of 1e-4 the cosines themselves are within 1e-9 of 1, and the keys float32.
+    tolerance = 1e-2 if noise < 1e-3 else TOLERANCE
+    assert_close(value, loss.item(), tolerance)
+    assert_close(grad, tq.grad.numpy(), tolerance)
 
 
 def test_gradient_of_vanishing_features_is_pytorchs():
