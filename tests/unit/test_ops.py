@@ -1,7 +1,4 @@
-"""Losses, queue, EMA, checksums and kNN: shapes, limits, errors, sharding."""
-
-import math
-from functools import partial
+"""Queue, EMA and checksums: shapes, limits, errors, sharding."""
 
 import jax
 import jax.numpy as jnp
@@ -12,114 +9,8 @@ from jax.sharding import PartitionSpec as P
 
 from moco_jax.ops.checksum import tree_checksums
 from moco_jax.ops.ema import ema_update, make_ema_schedule
-from moco_jax.ops.losses import (
-    chance_info_nce,
-    chance_v3,
-    contrastive_loss,
-    feature_std,
-    info_nce,
-    l2_normalize,
-)
 from moco_jax.ops.queue import init_queue, newest
-
-normalize = jax.jit(l2_normalize)
-nce = jax.jit(info_nce)
-contrast = jax.jit(contrastive_loss)
-
-
-def unit_vectors(seed, *shape):
-    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def on_eight_devices(x):
-    return jax.device_put(x, NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data")))
-
-
-# Losses
-
-
-def test_l2_normalize_of_bfloat16_is_float32_of_length_one():
-    x = normalize(np.full((3, 5), 7, jnp.bfloat16))
-    assert x.dtype == jnp.float32
-    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-6)
-
-
-def test_l2_normalize_at_zero_is_zero_with_a_finite_gradient():
-    zero = np.zeros((2, 3), np.float32)
-    np.testing.assert_array_equal(normalize(zero), 0)
-    assert np.isfinite(jax.jit(jax.grad(lambda x: l2_normalize(x).sum()))(zero)).all()
-
-
-def test_info_nce_at_chance():
-    q = np.tile(unit_vectors(0, 1, 8), (4, 1))
-    loss, top1 = nce(q, q, np.tile(q[:1], (31, 1)), 0.2)
-    np.testing.assert_allclose(loss, chance_info_nce(31), rtol=1e-6)
-    assert chance_info_nce(31) == pytest.approx(math.log(32))
-    assert top1 == 0  # ties are no success: a collapsed network does not look perfect
-
-
-def test_contrastive_loss_at_chance_in_both_directions():
-    q = np.tile(unit_vectors(0, 1, 8), (16, 1))
-    loss, top1 = contrast(q, q, 0.2)
-    np.testing.assert_allclose(2 * loss, chance_v3(16, 0.2), rtol=1e-5)
-    assert chance_v3(16, 0.2) == pytest.approx(4 * 0.2 * math.log(16))
-    assert top1 == 0
-
-
-def test_losses_of_perfect_keys_are_near_zero_with_full_top1():
-    q = np.eye(8, dtype=np.float32)
-    for loss, top1 in (nce(q[:4], q[:4], q[4:], 0.05), contrast(q, q, 0.05)):
-        assert 0 <= loss < 1e-6
-        assert top1 == 1
-
-
-def test_contrastive_loss_of_one_image_is_zero():
-    q = unit_vectors(0, 1, 8)
-    value, grad = jax.jit(jax.value_and_grad(lambda q: contrastive_loss(q, q, 1.0)[0]))(q)
-    assert value == 0
-    assert np.isfinite(grad).all()
-
-
-def test_top1_is_the_share_of_queries_that_find_their_key():
-    keys = np.eye(4, dtype=np.float32)
-    queries = keys[[0, 1, 3, 2]]
-    assert contrast(queries, keys, 1.0)[1] == 0.5
-    # Queries 2 and 3 are at right angles to their keys, and to some of the negatives.
-    assert nce(queries, keys, -keys, 1.0)[1] == 0.5
-
-
-@pytest.mark.parametrize(
-    "loss", [partial(info_nce, queue=np.eye(8, dtype=np.float32)), contrastive_loss]
-)
-def test_every_product_has_full_precision(loss):
-    q = unit_vectors(0, 4, 8)
-    text = str(jax.make_jaxpr(jax.grad(lambda q: loss(q, q, temperature=1.0)[0]))(q))
-    assert text.count("dot_general") > 1
-    assert text.count("precision=(Precision.HIGHEST") == text.count("dot_general")
-
-
-def test_info_nce_holds_no_second_matrix_of_logits():
-    q, queue = unit_vectors(0, 32, 8), unit_vectors(1, 4096, 8)
-    step = jax.jit(jax.value_and_grad(lambda q: info_nce(q, q, queue, 0.2)[0]))
-    logits = 4 * 32 * 4096
-    assert step.lower(q).compile().memory_analysis().temp_size_in_bytes < 2.5 * logits
-
-
-def test_losses_are_the_same_on_eight_devices():
-    q, k, queue = unit_vectors(0, 16, 8), unit_vectors(1, 16, 8), unit_vectors(2, 20, 8)
-    both = jax.jit(lambda q, k: (*info_nce(q, k, queue, 0.2), *contrastive_loss(q, k, 0.2)))
-    sharded = both(on_eight_devices(q), on_eight_devices(k))
-    np.testing.assert_allclose(sharded, both(q, k), rtol=1e-6)
-
-
-def test_feature_std_is_one_when_isotropic_and_zero_when_collapsed():
-    isotropic = unit_vectors(0, 2048, 32)
-    std = jax.jit(feature_std)
-    np.testing.assert_allclose(std(isotropic), 1, atol=0.01)
-    np.testing.assert_allclose(std(5 * isotropic), std(isotropic), rtol=1e-5)
-    assert std(isotropic[:1] * np.linspace(1, 9, 2048, dtype=np.float32)[:, None]) < 1e-6
-
+from tests.vectors import on_eight_devices, unit_vectors
 
 # Queue
 
