@@ -16,10 +16,10 @@ def draw_rows(key: jax.Array, count: int, images: int) -> jax.Array:
     return jax.random.randint(key, (count,), 0, images, jnp.int32)
 
 
-def update_bank(
+def renewed_rows(
     bank: jax.Array, index: jax.Array, features: jax.Array, momentum: float
-) -> jax.Array:
-    """Moves the batch's rows towards its features, and back to length 1.
+) -> tuple[jax.Array, jax.Array]:
+    """The batch's rows, moved towards its features and back to length 1.
 
     Of an image that is in the batch twice, as where one epoch ends and the next begins, the first
     counts: so the result does not depend on the order in which a device writes.
@@ -31,13 +31,13 @@ def update_bank(
       momentum: the share of the old row (0.5 in the paper's code).
 
     Returns:
-      The new bank.
+      Rows of the bank, int32 (B,), each once, those past the end to be left out; and (B, C), what
+      is to be written there.
     """
-    same = index[:, None] == index[None]
-    again = jnp.any(jnp.tril(same, -1), axis=1)
-    rows = jnp.where(again, len(bank), index)  # beyond the last row: dropped
-    new = l2_normalize(momentum * bank[index] + (1 - momentum) * features)
-    return bank.at[rows].set(new, mode="drop")
+    again = jnp.any(jnp.tril(index[:, None] == index[None], -1), axis=1)
+    past = len(bank) + jnp.arange(len(index), dtype=jnp.int32)
+    values = l2_normalize(momentum * bank[index] + (1 - momentum) * features)
+    return jnp.where(again, past, index), values
 
 
 def log_partition(positive: jax.Array, negative: jax.Array, images: int) -> jax.Array:

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from moco_jax.ops.losses import l2_normalize
-from moco_jax.ops.queue import enqueue, init_queue
 from moco_jax.ops.sinkhorn import sinkhorn, swapped_prediction
 
 pytestmark = pytest.mark.parity
@@ -101,16 +99,3 @@ def test_loss_of_crops(views, full, queued):
     np.testing.assert_allclose(value, want.item(), rtol=1e-5)
     for got, tensor in zip(grads, tensors):
         assert_close(got, tensor.grad.numpy(), 1e-4)  # of assignments, whose error is 3e-5
-
-
-def test_queue_of_several_views_is_first_in_first_out():
-    """Each full-size view has features of its own in the queue; rows may come in any order."""
-    queue = jax.vmap(lambda key: init_queue(key, 6, C))(jax.random.split(jax.random.key(0)))
-    expected, ptr = list(np.asarray(queue).swapaxes(0, 1)), jax.numpy.int32(0)
-    for step in range(5):
-        new = np.asarray(l2_normalize(unit_rows(step, 2, 4, C)))
-        queue, ptrs = jax.vmap(enqueue, (0, None, 0))(queue, ptr, new)
-        ptr = ptrs[0]
-        expected = (expected + list(new.swapaxes(0, 1)))[-6:]
-        got = np.roll(queue, -int(ptr), axis=1)
-        np.testing.assert_array_equal(got, np.stack(expected, 1))

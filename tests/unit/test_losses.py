@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moco_jax.errors import InputError
-from moco_jax.ops.bank import bank_logits, chance_nce, log_partition, nce, update_bank
+from moco_jax.ops.bank import bank_logits, chance_nce, log_partition, nce, renewed_rows
 from moco_jax.ops.losses import (
     chance_info_nce,
     chance_nt_xent,
@@ -172,7 +172,12 @@ def test_a_bank_by_rows_is_updated_as_a_whole_one():
     """Bitwise; an image that comes twice is written by its first row."""
     bank, features = unit_vectors(0, 40, 8), unit_vectors(1, 16, 8)
     index = np.int32([5, 39, 0, 5, *range(10, 20), 39, 1])
-    step = jax.jit(partial(update_bank, momentum=0.5))
+
+    @jax.jit
+    def step(bank, index, features):
+        rows, values = renewed_rows(bank, index, features, 0.5)
+        return bank.at[rows].set(values, mode="drop", unique_indices=True)
+
     got = step(on_eight_devices(bank), on_eight_devices(index), on_eight_devices(features))
     np.testing.assert_array_equal(got, step(bank, index, features))
 
