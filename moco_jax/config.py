@@ -100,9 +100,7 @@ def default() -> ConfigDict:
     c.init_encoder = ""  # of several in a file: query, key, or its name; "": query, or a teacher
     c.init_partial = False  # take what fits of a file, and list what does not
     c.init_part = "all"  # weights: without optimizer and step; backbone: nothing else
-    c.compilation_cache = (
-        ""  # directory of compiled programs, for all hosts; "": none but JAX's own
-    )
+    c.compilation_cache = ""  # directory of compiled programs, for all hosts; "": JAX's own
     c.backend = "auto"  # cpu, gpu, tpu: an error where it is missing; auto: what JAX finds
 
     c.data = d = ConfigDict()
@@ -114,6 +112,7 @@ def default() -> ConfigDict:
     d.image_size = 224  # pixels, of the square views
     d.view1 = view()
     d.view2 = view()  # supervised training has one view, the first
+    d.small_view = view(size=96, crop_area=(0.05, 0.14))  # of swav (2006.09882, appendix A)
     d.mean = ()  # per channel, of pixels in [0, 1]; (): ImageNet's for colour, else measured
     d.std = ()
     d.eval_crop_share = 0.875  # central share of the short side that evaluation sees: 224/256
@@ -151,16 +150,23 @@ def default() -> ConfigDict:
     v.drop_path = 0.0  # stochastic depth: share of images that the last block's branches leave out
 
     c.method = t = ConfigDict()
-    t.name = "moco"  # moco: v1 and v2, with a queue; moco_v3
+    t.name = "moco"  # v1 and v2; moco_v3, end_to_end, memory_bank, simclr, byol, swav
     t.temperature = 0.2
     t.ema = 0.999  # m, the share of itself that the key encoder keeps in a step
     t.ema_schedule = "constant"  # cosine: from `ema` to 1 over the run (BYOL's and v3's)
-    t.queue_size = 65536  # K, keys
+    t.queue_size = 65536  # K: keys of moco; rows that memory_bank draws; features of swav, 0: none
     t.symmetric = False  # both views as queries
     t.bn_group_size = 32  # images that share BatchNorm statistics; 0: the whole batch
     t.shuffle_bn = True  # keys are spread over the groups in another order than queries
     t.projector = mlp()
     t.predictor = mlp(layers=0)
+    t.bank_loss = "info_nce"  # of memory_bank, in 1911.05722; nce: the original's (1805.01978)
+    t.swav = w = ConfigDict()  # defaults: 2006.09882, public code
+    w.prototypes = 3000
+    w.epsilon = 0.05  # of Sinkhorn: the smaller, the sharper the assignments
+    w.frozen_epochs = 1.0  # before the prototypes are trained
+    w.small_views = 0  # views of data.small_view beside the two full-size ones
+    w.queue_from_epoch = 15.0  # from which the queue counts, if there is one
 
     c.accumulate = 1  # slices of the batch in which the backbone runs, to save memory: exact
 

@@ -18,6 +18,7 @@ _SHOWN = {
     "loss": "loss {:.3f}",
     "loss_chance": "(chance {:.3f})",
     "contrast_top1": "top-1 {:.1%}",
+    "assignment_top1": "top-1 {:.1%}",
     "train_top1": "train top-1 {:.1%}",
     "feature_std": "std {:.2f}",
     "learning_rate": "lr {:.3g}",

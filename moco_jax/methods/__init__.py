@@ -2,11 +2,27 @@
 
 from moco_jax.config import ConfigDict, choose
 from moco_jax.errors import InputError
-from moco_jax.methods import moco, moco_v3
+from moco_jax.methods import (
+    byol,
+    end_to_end,
+    memory_bank,
+    moco,
+    moco_v3,
+    simclr,
+    swav,
+)
 from moco_jax.methods.method import Facts, Method
 
 # (config, facts) -> Method
-METHODS = {"moco": moco.make, "moco_v3": moco_v3.make}
+METHODS = {
+    "moco": moco.make,
+    "moco_v3": moco_v3.make,
+    "end_to_end": end_to_end.make,
+    "memory_bank": memory_bank.make,
+    "simclr": simclr.make,
+    "byol": byol.make,
+    "swav": swav.make,
+}
 
 
 def make_method(config: ConfigDict, facts: Facts) -> Method:

@@ -12,7 +12,7 @@ from moco_jax import mesh
 from moco_jax.config import ConfigDict
 from moco_jax.errors import InputError
 from moco_jax.methods.method import Batch, Facts, Method, Rows, Tree
-from moco_jax.methods.networks import make_networks
+from moco_jax.methods.networks import make_networks, refuse_predictor, shuffled_keys
 from moco_jax.ops.ema import ema_update, make_ema_schedule
 from moco_jax.ops.losses import chance_info_nce, feature_std, info_nce, l2_normalize
 from moco_jax.ops.queue import init_queue, newest
@@ -30,8 +30,7 @@ def make(config: ConfigDict, facts: Facts) -> Method:
     """
     t = config.method
     nets = make_networks(config)
-    if nets.predictor is not None:
-        raise InputError("method.predictor.layers must be 0: method 'moco' has no predictor")
+    refuse_predictor(t)
     if t.queue_size < 1:
         raise InputError(f"method.queue_size={t.queue_size} must be at least 1")
     ema = make_ema_schedule(t.ema_schedule, t.ema, facts.steps)
@@ -48,24 +47,16 @@ def make(config: ConfigDict, facts: Facts) -> Method:
         }
         return params, state
 
-    def keys(target: Tree, stats: Tree, batch: Batch, key: jax.Array):
-        """Keys (V, B, C), whole on all devices; their BatchNorm groups are shuffled (v1, 3.3)."""
-        order = mesh.whole(jax.random.permutation(key, batch["index"].shape[0]))
-        if t.shuffle_bn:
-            # Shuffled before augmentation, so that what moves between devices is uint8, of the key
-            # views alone; a view depends on the image's own key, not on its place in the batch.
-            batch = batch.take(order)
-        k, stats = nets.project(target, stats, batch, key_views)
-        k = mesh.whole(jax.lax.stop_gradient(l2_normalize(k)))
-        return mesh.whole(k[:, jnp.argsort(order)]) if t.shuffle_bn else k, stats
-
     def loss(params: Tree, state: Tree, batch: Batch, key: jax.Array, step: jax.Array):
         m = ema(step)
         target = ema_update(state["target"]["params"], jax.lax.stop_gradient(params), m)
         q, stats = nets.project(params, state["stats"], batch, query_views)
         q = l2_normalize(q)
-        key = jax.random.fold_in(key, 1)
-        k, target_stats = keys(target, state["target"]["stats"], batch, key)
+        order = jax.random.fold_in(key, 1) if t.shuffle_bn else None
+        k, target_stats = shuffled_keys(
+            nets, target, state["target"]["stats"], batch, key_views, order
+        )
+        k = jax.lax.stop_gradient(k)
         losses, top1s = zip(
             *(info_nce(*pair, state["queue"], t.temperature) for pair in zip(q, k, strict=True)),
             strict=True,

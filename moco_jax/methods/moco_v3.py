@@ -3,6 +3,9 @@
 V views, B batch, C features: q and k are (V, B, C).
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -14,12 +17,43 @@ from moco_jax.methods.networks import make_networks, target_of
 from moco_jax.ops.ema import ema_update, make_ema_schedule
 from moco_jax.ops.losses import chance_v3, contrastive_loss, feature_std, l2_normalize
 
+# (q, k), both (B, C) of length 1 -> the loss of one direction, and the share of queries whose own
+# key is the nearest.
+Direction = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
 
 def make(config: ConfigDict, facts: Facts) -> Method:
     """MoCo v3; `config.method` and `config.model` are read here.
 
     Raises:
       InputError: options that do not fit the method.
+    """
+    t = config.method
+    return symmetrized(
+        config,
+        facts,
+        direction=partial(contrastive_loss, temperature=t.temperature),
+        chance=chance_v3(config.data.batch_size, t.temperature),
+        recipe=f"tau {t.temperature:g}, m {t.ema:g} {t.ema_schedule}",
+    )
+
+
+def symmetrized(
+    config: ConfigDict, facts: Facts, direction: Direction, chance: float, recipe: str
+) -> Method:
+    """A method whose predictions of one view's features meet the other's keys, both ways.
+
+    The keys are of a momentum encoder, which is moved before they are made.
+
+    Args:
+      config: `method` and `model` are read here.
+      facts: of the run.
+      direction: the loss of one direction, to which the other is added.
+      chance: the loss of both directions of a network whose features say nothing.
+      recipe: see `Method`.
+
+    Raises:
+      InputError: options that do not fit.
     """
     t = config.method
     nets = make_networks(config)
@@ -46,8 +80,8 @@ def make(config: ConfigDict, facts: Facts) -> Method:
         k, target_stats = nets.project(target, state["target"]["stats"], batch, (0, 1))
         q1, q2 = l2_normalize(q)
         k1, k2 = mesh.whole(jax.lax.stop_gradient(l2_normalize(k)))
-        loss1, top1 = contrastive_loss(q1, k2, t.temperature)
-        loss2, top2 = contrastive_loss(q2, k1, t.temperature)
+        loss1, top1 = direction(q1, k2)
+        loss2, top2 = direction(q2, k1)
         new_state = {
             "stats": jax.lax.stop_gradient(stats),
             "target": {"params": target, "stats": target_stats},
@@ -63,12 +97,12 @@ def make(config: ConfigDict, facts: Facts) -> Method:
         init=init,
         loss=loss,
         encode=lambda params, state, images: nets.encode(params, state["stats"], images),
-        chance_loss=chance_v3(config.data.batch_size, t.temperature),
+        chance_loss=chance,
         layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
         views=(config.data.view1, config.data.view2),
         layout={
             "stats": mesh.GROUPS,
             "target": {"params": mesh.PARAMETERS, "stats": mesh.GROUPS},
         },
-        recipe=f"tau {t.temperature:g}, m {t.ema:g} {t.ema_schedule}",
+        recipe=recipe,
     )

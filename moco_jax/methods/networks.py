@@ -13,11 +13,12 @@ from flax import linen as nn
 
 from moco_jax.config import ConfigDict
 from moco_jax.errors import InputError
-from moco_jax.mesh import by_rows, gathered
+from moco_jax.mesh import by_rows, gathered, whole
 from moco_jax.methods.method import Batch, Tree
 from moco_jax.models import make_backbone, resolve_dtype
 from moco_jax.models.heads import make_head
 from moco_jax.models.norm import renewed_in_turn
+from moco_jax.ops.losses import l2_normalize
 
 Key = jax.Array | None
 
@@ -204,6 +205,46 @@ def check_accumulate(config: ConfigDict, devices: int) -> None:
             f"accumulate={n} must divide the {rows} images of a device into slices{groups}; "
             f"nearest: {min(valid, key=lambda d: abs(d - n))}"
         )
+
+
+def refuse_predictor(method: ConfigDict) -> None:
+    """Raises InputError where `config.method` has a predictor and its method none."""
+    if method.predictor.layers:
+        raise InputError(
+            f"method.predictor.layers={method.predictor.layers} must be 0: method "
+            f"{method.name!r} has no predictor"
+        )
+
+
+def shuffled_keys(
+    nets: Networks,
+    params: Tree,
+    stats: Tree,
+    batch: Batch,
+    which: Sequence[int],
+    key: jax.Array | None,
+) -> tuple[jax.Array, Tree]:
+    """Projections (V, B, C) of length 1, whole on all devices, of shuffled BatchNorm groups.
+
+    The images that share statistics are then others than those of the queries, which else give
+    the right key away (arXiv:1911.05722, section 3.3).
+
+    Args:
+      nets: the networks.
+      params: by network.
+      stats: by network.
+      batch: whose views they are.
+      which: V of `Method.views`.
+      key: of the order; None: they stay as they are.
+    """
+    if key is None:
+        k, stats = nets.project(params, stats, batch, which)
+        return whole(l2_normalize(k)), stats
+    order = whole(jax.random.permutation(key, batch["index"].shape[0]))
+    # Shuffled before augmentation, so that what moves between devices is uint8, of these views
+    # alone; a view depends on the image's own key, not on its place in the batch.
+    k, stats = nets.project(params, stats, batch.take(order), which)
+    return whole(whole(l2_normalize(k))[:, jnp.argsort(order)]), stats
 
 
 def target_of(tree: Tree) -> Tree:

@@ -81,8 +81,12 @@ GROUPS = (
         share=True,
     ),
     Group(
-        "Contrast accuracy", "top-1", "How often the right key is the nearest one.",
-        (Curve("contrast_top1", "right key is nearest"),), share=True,
+        "Contrast accuracy", "top-1", "How often the right key, or prototype, is the nearest one.",
+        (
+            Curve("contrast_top1", "right key is nearest"),
+            Curve("assignment_top1", "the other view's prototype is nearest", "dash"),
+        ),
+        share=True,
     ),
     Group(
         "Spread of features", "standard deviation",
