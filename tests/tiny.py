@@ -2,9 +2,30 @@
 
 import numpy as np
 
-from configs import finetune, v1_r50, v2_r50, v3_vit
+from configs import (
+    byol,
+    end_to_end,
+    finetune,
+    memory_bank,
+    simclr,
+    swav,
+    v1_r50,
+    v2_r50,
+    v3_vit,
+)
 
 IMAGES, SIZE, BATCH = 80, 12, 16
+RECIPES = {
+    "v1": v1_r50.get_config,
+    "v2": v2_r50.get_config,
+    "v3": v3_vit.get_config,
+    "end_to_end": end_to_end.get_config,
+    "memory_bank": memory_bank.get_config,
+    "nce": lambda: memory_bank.get_config("r50_nce"),
+    "simclr": lambda: simclr.get_config("s16"),
+    "byol": lambda: byol.get_config("s16"),
+    "swav": lambda: swav.get_config("s16"),
+}
 CONFIG_FILE = """
 from tests.tiny import tiny_config
 def get_config(method):
@@ -33,23 +54,23 @@ def write_npz(path, images=IMAGES, size=SIZE, channels=1, labels=True, test_imag
 
 
 def tiny_config(method: str, source: str):
-    """v1 or v2 with a queue that its batch does not divide and shuffled BatchNorm groups, or v3.
+    """A recipe of `RECIPES` with a Vision Transformer, which compiles faster than a ResNet.
 
-    All have a Vision Transformer, that of v1 and v2 with BatchNorm: it compiles faster than a
-    ResNet.
+    Those of v1's kind have BatchNorm in it, in groups, and a queue that the batch does not divide.
     """
-    recipes = {"v1": v1_r50.get_config, "v2": v2_r50.get_config, "v3": v3_vit.get_config}
-    c = recipes[method]()
+    c = RECIPES[method]()
     c.model.name = "vit_tiny"
     c.model.vit.update(patch=4, width=16, depth=2, heads=2)
-    if method != "v3":
+    for head in (c.method.projector, c.method.predictor):
+        head.update(hidden=16, out=8)
+    if c.optim.name == "sgd":
         c.model.vit.norm = "batch"
         c.method.update(queue_size=40, bn_group_size=2)
-        c.method.projector.update(hidden=16, out=8)
     else:
-        for head in (c.method.projector, c.method.predictor):
-            head.update(hidden=16, out=8)
         c.optim.update(base_lr=0.01, warmup_epochs=0.2)
+    if c.method.name == "swav":
+        c.data.small_view.size, c.method.queue_size = 8, 40
+        c.method.swav.update(prototypes=12, small_views=2, queue_from_epoch=2.0)
     c.epochs = 4.0  # 20 steps
     c.data.update(source=source, batch_size=BATCH, image_size=SIZE, eval_crop_share=1.0)
     c.data.update(eval_batch_size=16, threads=2)

@@ -33,7 +33,7 @@ class Contents(NamedTuple):
         and 'var' of a BatchNorm, a 'count' of the batches seen (int64), 'constants/...' for
         what only PyTorch counts as a parameter, and 'optimizer/...': 'trace' (momentum) or 'mu',
         'nu' and 'count' (Adam), each by parameter.
-      method: 'moco' or 'moco_v3' where the file is of a pre-training; else ''.
+      method: its name where the file is of a pre-training, with its state; else ''.
       encoder: which one lies under 'params', 'query' or 'key'.
       epoch: passes over the data so far; None where unknown.
       step: updates so far.
@@ -58,8 +58,10 @@ class Contents(NamedTuple):
 
 def views_per_step(config: ConfigDict) -> int:
     """Forward passes of each encoder in a training step."""
-    both = config.method.name == "moco_v3" or config.method.symmetric
-    return 2 if both and config.protocol == "pretraining" else 1
+    t = config.method
+    passes = {"moco": 1 + t.symmetric, "swav": 2 + t.swav.small_views}
+    passes |= dict.fromkeys(("moco_v3", "byol", "simclr", "end_to_end"), 2)
+    return passes.get(t.name, 1) if config.protocol == "pretraining" else 1
 
 
 def select(contents: Contents, encoder: str | None) -> Contents:

@@ -25,16 +25,18 @@ from moco_jax.training.step import TrainState
 log = logging.getLogger(__name__)
 
 Leaves = dict[str, np.ndarray]
-NETWORKS = ("backbone", "projector", "predictor", "classifier")
+NETWORKS = ("backbone", "projector", "predictor", "prototypes", "classifier")
 # What a leaf belongs to, by how its name begins.
 PARTS = {
     "params/backbone/": "backbone",
     "params/projector/": "projector",
     "params/predictor/": "predictor",
+    "params/prototypes/": "prototypes",
     "params/classifier/": "classifier",
     "method_state/target/params/backbone/": "key backbone",
     "method_state/target/params/projector/": "key projector",
     "method_state/queue": "queue",
+    "method_state/bank": "memory bank",
     "opt": "optimizer",
 }
 # How messages call what the reader of the file can be told.
@@ -64,6 +66,7 @@ def first_state(x: Experiment, workdir: pathlib.Path) -> TrainState:
     same = x.config.protocol == "pretraining" and contents.method == x.config.method.name
     if part == "all" and same and contents.holds("optimizer/"):
         step = _step(contents, x)
+        taken |= _take(contents, wanted, "method_state/bank", "method_state/log_z")
         taken |= _optimizer(contents, wanted, x.config, step)
         if jax.process_index() == 0:
             save_imported(contents._replace(step=step), workdir)

@@ -11,7 +11,7 @@ import pytest
 from moco_jax import checkpoint, mesh, metrics, results
 from moco_jax.errors import CheckpointError, InputError, TrainingDivergedError
 from moco_jax.training import experiment, loop
-from tests.tiny import tiny_config, write_npz
+from tests.tiny import RECIPES, tiny_config, write_npz
 
 KEYS = {
     "step", "epoch", "loss", "loss_chance", "contrast_top1", "learning_rate", "ema", "grad_norm",
@@ -79,14 +79,14 @@ def losses(method, source, devices, fsdp):
     return np.array(jax.device_get(out))
 
 
-@pytest.mark.parametrize("method", ["v1", "v2", "v3"])
+@pytest.mark.parametrize("method", RECIPES)
 def test_every_mesh_gives_the_same_losses(method, source, monkeypatch):
     """Sums run in another order: the first steps agree to 1e-5; the difference then grows as
     training amplifies it, so the last are held to 1e-3."""
     monkeypatch.setattr(mesh, "MIN_SPLIT", 256)
     one = losses(method, source, 1, 1)
     assert len(set(one.tolist())) == 20
-    for fsdp in (1, 2) if method != "v2" else (2,):
+    for fsdp in (1, 2) if method in ("v1", "v3") else (2,):
         many = losses(method, source, 8, fsdp)
         np.testing.assert_allclose(many[:5], one[:5], rtol=1e-5)
         np.testing.assert_allclose(many, one, rtol=1e-3)

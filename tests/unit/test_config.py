@@ -27,10 +27,18 @@ def lr(c):
     return c.optim.base_lr * c.data.batch_size / 256
 
 
+COMPARED = ("byol", "end_to_end", "memory_bank", "simclr", "swav")
+
+
+def get_variants(name):
+    return importlib.import_module(f"configs.{name}").VARIANTS
+
+
 ALL = [
     ("demo",), ("demo", "long"), ("v1_r50",), ("v2_r50",), ("v2_r50", "800"),
     *(("v3_r50", e) for e in ("100", "300", "1000")), *(("v3_vit", v) for v in VITS),
     ("v2_r18_cifar10",), ("v2_r18_cifar10", "800_symmetric"), ("fashion_r18",), ("fashion_vit",),
+    *((m, v) for m in COMPARED for v in get_variants(m)),
     *(("linear", v) for v in linear.PRETRAINING), *(("finetune", v) for v in finetune.VARIANTS),
 ]  # fmt: skip
 

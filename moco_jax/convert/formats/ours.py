@@ -58,11 +58,12 @@ def read(path: pathlib.Path) -> Contents:
     for name, leaf in kept.items():
         leaves[name] = np.asarray(leaf + batches) if name.endswith("/count") else leaf
     epoch = _epoch(workdir, number)
+    training = any("/target/" in name or name.startswith("optimizer/") for name in leaves)
     return Contents(
         format="ours",
         config=c,
         leaves=leaves,
-        method=c.method.name if any("/target/" in name for name in leaves) else "",
+        method=c.method.name if training and c.protocol == "pretraining" else "",
         encoder=about.get("encoder", "query"),
         epoch=about.get("epoch") if epoch is None else epoch,
         step=number,
