@@ -46,11 +46,10 @@ def make(config: ConfigDict, facts: Facts) -> Method:
         params, stats = nets.init(key, jnp.zeros((1, *facts.image_shape)))
         rows = -(-facts.images // MULTIPLE) * MULTIPLE
         bank = init_queue(jax.random.fold_in(key, BANK), rows, t.projector.out)
-        constant = {"log_z": jnp.float32(-jnp.inf)} if t.bank_loss == "nce" else {}
+        constant = {"log_z": jnp.zeros(())} if t.bank_loss == "nce" else {}
         return params, {"stats": stats, "bank": bank, **constant}
 
     def loss(params: Tree, state: Tree, batch: Batch, key: jax.Array, step: jax.Array):
-        del step  # no schedule
         q, stats = nets.project(params, state["stats"], batch, (0,))
         q, index = l2_normalize(q[0]), batch["index"]
         drawn = mesh.whole(banks.draw_rows(key, t.queue_size, facts.images))
@@ -58,7 +57,7 @@ def make(config: ConfigDict, facts: Facts) -> Method:
         logits = banks.bank_logits(q, own, others, t.temperature)
         if t.bank_loss == "nce":
             first = jax.lax.stop_gradient(banks.log_partition(*logits, facts.images))
-            log_z = jnp.where(jnp.isneginf(state["log_z"]), first, state["log_z"])
+            log_z = jnp.where(step == 0, first, state["log_z"])
             (value, top1), constant = banks.nce(*logits, log_z, facts.images), {"log_z": log_z}
         else:
             others = jnp.where(index[:, None] == drawn[None], -jnp.inf, logits[1])
