@@ -7,7 +7,9 @@ between the gradient and the optimizer, `after_step(number)` behind it.
 """
 
 import itertools
+from types import SimpleNamespace
 
+import torch
 from torch import nn
 
 from tests.parity import torchvision_ops  # noqa: F401  isort: skip  lets timm import torchvision
@@ -20,13 +22,23 @@ WIDTH, SIZE = 32, 64  # features of the ViT; pixels, of which the ResNet leaves 
 RESNET_WIDTH = 8
 
 
+class Vit(VisionTransformer):
+    """With the fixed position embedding of the image's own grid, where timm's would be resized."""
+
+    def _pos_embed(self, x):
+        grid = SimpleNamespace(grid_size=x.shape[1:3])
+        position = sincos(SimpleNamespace(patch_embed=grid, pos_embed=self.pos_embed))
+        token = self.cls_token.expand(len(x), -1, -1)
+        return torch.cat([token, x.flatten(1, 2)], 1) + position
+
+
 def backbone(vit, groups=1):
     """A ResNet-18 of an eighth of its width, or a ViT of two blocks; and how many features."""
     if not vit:
         model = SmallResNet(RESNET_WIDTH, 1)
         features, model.fc = model.fc.in_features, nn.Identity()
         return randomize(set_groups(model, groups), 0), features
-    model = VisionTransformer(
+    model = Vit(
         img_size=SIZE, patch_size=16, embed_dim=WIDTH, depth=2, num_heads=4, num_classes=0,
         dynamic_img_size=True,
     )  # fmt: skip
