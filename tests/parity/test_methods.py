@@ -190,11 +190,19 @@ def torch_step(model, optimizer, step, crops, index, drawn):
 
 @pytest.fixture
 def smooth(monkeypatch):
-    """SiLU for ReLU on both sides: where a ReLU's input is zero but for rounding, gradients jump,
-    and 20 steps make of that 1e-2. The networks themselves are held to PyTorch's elsewhere."""
+    """SiLU for ReLU and mean for maximum on both sides: where a ReLU's input is zero but for
+    rounding, or two pixels are equal, gradients jump, and 20 steps make of that 1e-2. The networks
+    themselves are held to PyTorch's elsewhere."""
+    functional = torch.nn.functional
+
+    def mean(x, *window):  # of 3 x 3; flax's own mixes dtypes
+        return flax.linen.pooling.pool(x, 0.0, jax.lax.add, *window) / 9.0
+
+    monkeypatch.setattr(flax.linen, "max_pool", mean)
+    monkeypatch.setattr(functional, "max_pool2d", functional.avg_pool2d)
     monkeypatch.setattr(flax.linen, "relu", jax.nn.silu)
-    monkeypatch.setattr(torch.Tensor, "relu", torch.nn.functional.silu)
-    monkeypatch.setattr(torch.nn.ReLU, "forward", lambda _, x: torch.nn.functional.silu(x))
+    monkeypatch.setattr(torch.Tensor, "relu", functional.silu)
+    monkeypatch.setattr(torch.nn.ReLU, "forward", lambda _, x: functional.silu(x))
 
 
 @pytest.mark.usefixtures("smooth")
