@@ -5,7 +5,8 @@
 What follows `--` goes to `python -m moco_jax.main`. Each process takes its share of the GPUs, or
 simulates devices on the CPU. When a process fails, or a signal to one of them has stopped all after
 saving, all are started again and training goes on from the last checkpoint. SIGTERM and Ctrl-C to
-this program stop the run: exit code 75. Code 2 (wrong input) is not tried again.
+this program stop the run: exit code 75. Codes 2 (wrong input) and 3 (the training diverged) are not
+tried again: they would come again.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-WRONG_INPUT, RESTART = 2, 75
+FINAL, RESTART = (2, 3), 75  # moco_jax/errors.py has the table
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -153,8 +154,8 @@ def run(options: argparse.Namespace) -> int:
         say(f"exit codes {codes}, last checkpoint {newest_checkpoint(options.workdir)}")
         if not any(codes):
             return 0
-        if WRONG_INPUT in codes:
-            return WRONG_INPUT
+        if final := [code for code in codes if code in FINAL]:
+            return final[0]
         if stopped:
             return RESTART
         before, saved = saved, newest_checkpoint(options.workdir)

@@ -2,7 +2,8 @@
 
 Every option of the config can be overridden: --config.data.batch_size=512. Exit codes: 0 done,
 75 to be started again with the same command (stopped by a signal after saving, or another process
-of the run is gone or missing), 2 wrong config, data or workdir, 1 anything else.
+of the run is gone or missing), 2 wrong flags, config, data or workdir, 3 the training diverged,
+1 anything else. After 2 and 3 the same command would fail again.
 """
 
 import logging
@@ -13,12 +14,15 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from moco_jax.commands.arguments import parse
+from moco_jax.commands.terminal import guarded
 from moco_jax.errors import (
     EXIT_FAILED,
-    EXIT_WRONG_INPUT,
-    CheckpointError,
+    BackendError,
     TrainingDivergedError,
     WorkerError,
+    WrongInputError,
+    exit_code,
 )
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -68,8 +72,7 @@ class _Formatter(logging.Formatter):
 
 def main(argv: Sequence[str]) -> int:
     """Runs the experiment; returns the exit code."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    del argv
     set_up_logging()
     # JAX starts here, after the flags are known to be right.
     from moco_jax.cluster import rendezvous
@@ -84,10 +87,8 @@ def main(argv: Sequence[str]) -> int:
             set_up_logging(place.index)
             line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
         code = loop.run(CONFIG.value, WORKDIR.value, line)
-    except (ValueError, FileNotFoundError, CheckpointError) as error:
-        code, text = _report(error, EXIT_WRONG_INPUT)
-    except (TrainingDivergedError, WorkerError) as error:
-        code, text = _report(error, EXIT_FAILED)
+    except (WrongInputError, TrainingDivergedError, BackendError, WorkerError) as error:
+        code, text = _report(error)
     except (Exception, KeyboardInterrupt) as error:
         if not line:
             raise
@@ -97,17 +98,27 @@ def main(argv: Sequence[str]) -> int:
     return code
 
 
-def _report(error: Exception, code: int) -> tuple[int, str]:
+def _report(error: Exception) -> tuple[int, str]:
     log = logging.getLogger("moco_jax")
     log.error("%s", error)
     log.debug("", exc_info=True)
-    return code, str(error)
+    return exit_code(error), str(error)
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    """Absl's parser of flags, but one line and code 2 for what is wrong, and 0 after --help."""
+    try:
+        if code := guarded(lambda: parse(flags.FLAGS, argv)):
+            sys.exit(code)
+    except SystemExit as end:
+        sys.exit(0 if end.code == 1 else end.code)  # only absl's --help ends with 1
+    return list(argv[:1])
 
 
 def run() -> None:
     """The entry point."""
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=_parsed)
 
 
 if __name__ == "__main__":

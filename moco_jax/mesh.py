@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moco_jax.config import BACKENDS, choose
-from moco_jax.errors import InputError
+from moco_jax.errors import BackendError, InputError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def select_backend(backend: str) -> None:
 
     Raises:
       InputError: the name is unknown.
-      RuntimeError: the backend is not there. A run never falls back to the CPU unasked.
+      BackendError: the backend is not there. A run never falls back to the CPU unasked.
     """
     choose("backend", backend, BACKENDS)
     if backend == "auto":
@@ -43,11 +43,13 @@ def select_backend(backend: str) -> None:
     try:
         jax.config.update("jax_platforms", _PLATFORM[backend])
         found = jax.default_backend()
+    except AssertionError:  # a platform that no installed plugin knows: JAX's way to say so
+        found = "none of that name"
     except RuntimeError as error:
         found = f"none ({error})"
     if found != backend:
         hint = f" Install moco_jax[{_EXTRA[backend]}]?" if backend in _EXTRA else ""
-        raise RuntimeError(f"backend={backend!r} was asked for, but JAX found {found}.{hint}")
+        raise BackendError(f"backend={backend!r} was asked for, but JAX found {found}.{hint}")
 
 
 def use_compilation_cache(directory: str) -> None:

@@ -57,7 +57,7 @@ def build(config: ConfigDict) -> Experiment:
 
     Raises:
       InputError: a value is bad, or values do not fit each other or the data.
-      RuntimeError: the named backend is not there.
+      BackendError: the named backend is not there.
     """
     meshes.use_compilation_cache(config.compilation_cache)
     meshes.select_backend(config.backend)
