@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
+from moco_jax import options
 from moco_jax.commands.arguments import parse
 from moco_jax.commands.terminal import check_writable, guarded
 from moco_jax.config import choose
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         parse(values, ["preview", *argv])
+        options.check(config.value)
         check_writable(out.value)
         choose("the end of --out", pathlib.Path(out.value).suffix.lower(), PICTURES)
         c = config.value

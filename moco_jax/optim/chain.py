@@ -9,7 +9,6 @@ import optax
 
 from moco_jax.config import ConfigDict
 from moco_jax.optim.groups import layer_scales, parameter_groups
-from moco_jax.optim.ranges import check
 
 
 def make_optimizer(
@@ -32,9 +31,8 @@ def make_optimizer(
       layers: `Method.layers`, for `optim.layer_decay`; the optimizer's state is the same without.
 
     Raises:
-      InputError: an unknown optimizer, a value out of range, or a pattern that matches nothing.
+      InputError: a pattern that is no regular expression or matches nothing.
     """
-    check(optim)
     groups = parameter_groups(optim, params)
     regular = jax.tree.map(lambda group: group == "regular", groups)
     chain = optax.chain(

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moco_jax.config import SCHEDULES, ConfigDict, choose
-from moco_jax.optim.ranges import require
+from moco_jax.config import ConfigDict
+from moco_jax.errors import InputError
 
 
 def make_schedule(
@@ -25,15 +25,14 @@ def make_schedule(
       steps_per_epoch: need not be whole; epochs in `optim` are counted in such parts.
 
     Raises:
-      InputError: an unknown schedule or a value out of range.
+      InputError: the warmup is longer than the run.
     """
-    choose("optim.schedule", optim.schedule, SCHEDULES)
     epochs = total_steps / steps_per_epoch
-    require(optim, "base_lr", 0 <= optim.base_lr < math.inf, "finite and not negative")
-    require(
-        optim, "warmup_epochs", 0 <= optim.warmup_epochs < epochs, f"0 or more and below {epochs:g}"
-    )
-    require(optim, "step_factor", 0 <= optim.step_factor < math.inf, "finite and not negative")
+    if optim.warmup_epochs >= epochs:
+        raise InputError(
+            f"optim.warmup_epochs={optim.warmup_epochs}: expected 0 or more and below the "
+            f"{epochs:g} epochs of the run"
+        )
     peak, factor = optim.base_lr * batch_size / 256, optim.step_factor
     warmup = optim.warmup_epochs * steps_per_epoch
     drops = jnp.array([epoch * steps_per_epoch for epoch in optim.step_epochs], jnp.float32)
@@ -44,7 +43,7 @@ def make_schedule(
     def steps(t: jax.Array) -> jax.Array:
         return jnp.prod(jnp.where(t >= drops, factor, 1.0))
 
-    shape = cosine if optim.schedule == "cosine" else steps
+    shape = {"cosine": cosine, "step": steps}[optim.schedule]
 
     def schedule(step: jax.Array) -> jax.Array:
         t = jnp.minimum(jnp.asarray(step, jnp.float32), total_steps)

@@ -8,10 +8,12 @@ import jax
 import optax
 
 from moco_jax import mesh as meshes
+from moco_jax import options
 from moco_jax.config import FEATURES, ConfigDict, as_json
 from moco_jax.data import augment, pipeline, subset, transfer
 from moco_jax.data.source import Source, Splits
 from moco_jax.errors import InputError
+from moco_jax.evals.knn_accuracy import check_bank
 from moco_jax.methods.method import Batch, Facts, Method
 from moco_jax.methods.networks import check_accumulate
 from moco_jax.optim import (
@@ -59,6 +61,7 @@ def build(config: ConfigDict) -> Experiment:
       InputError: a value is bad, or values do not fit each other or the data.
       BackendError: the named backend is not there.
     """
+    options.check(config)
     meshes.use_compilation_cache(config.compilation_cache)
     meshes.select_backend(config.backend)
     mesh = meshes.make_mesh(fsdp=config.mesh.fsdp)
@@ -93,6 +96,8 @@ def build(config: ConfigDict) -> Experiment:
         steps_per_epoch=facts.steps_per_epoch,
         held_out=held_out,
     )
+    if "knn" in config.evals.names and not on_features(config):
+        check_bank(config.knn, x.evaluated)
     state_shardings(x)  # refuses what cannot lie on the mesh
     return x
 

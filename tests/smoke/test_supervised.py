@@ -267,7 +267,7 @@ class TestBadInput:
             ({"train_backbone": True, "batch_norm": True}, "batch_norm=True: expected False"),
             ({"train_backbone": True, "augment": False}, "augment=False: expected True"),
             ({"augment": False, "mixup": 0.8}, "mixup=0.8: expected 0.0"),
-            ({"lrs": (0.0,)}, "expected rates above 0"),
+            ({"lrs": (0.0,)}, r"lrs=\(0.0,\): expected values, each above 0"),
             ({"label_smoothing": 1.5}, r"label_smoothing=1.5: expected a value in \[0, 1\]"),
             ({"cutmix": -1.0}, "cutmix=-1.0: expected 0 or more"),
             ({"lrs": (1.0,), "held_out": 1.0}, "held_out=1.0: expected above 0"),
