@@ -158,8 +158,8 @@ _MLP = {"layers": COUNT, "hidden": COUNT, "out": SIZE, "bias": FLAG, "bn": FLAG,
 _GROUPS = {
     "": {
         "seed": whole(0, 2**32 - 1), "epochs": above(0), "protocol": one_of(PROTOCOLS),
-        "init": TEXT, "init_part": one_of(INIT_PARTS), "compilation_cache": TEXT, "backend": one_of(BACKENDS),
-        "accumulate": SIZE,
+        "init": TEXT, "init_part": one_of(INIT_PARTS), "compilation_cache": TEXT,
+        "backend": one_of(BACKENDS), "accumulate": SIZE,
     },
     "data": {
         "source": TEXT, "label_share": above(0, most=1), "batch_size": SIZE, "image_size": SIZE,

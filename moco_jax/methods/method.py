@@ -80,6 +80,11 @@ def unchanged(before: Any, after: Any) -> Any:
     return after
 
 
+def whole_gradient(loss: jax.Array, grads: Tree, state: Tree) -> tuple[jax.Array, Tree, Tree]:
+    """The `guard` of most methods: the step is used whole, or left out whole."""
+    return loss, grads, state
+
+
 class Method(NamedTuple):
     """A self-supervised method.
 
@@ -94,6 +99,8 @@ class Method(NamedTuple):
       layers: path prefixes, in params, of the backbone's layers from the first to the last.
       views: recipes of `config.view`, each with a size of its own.
       layout: how the method state lies on the mesh: a tree of `mesh.Layout`, or a prefix of it.
+      guard: (loss, gradient, new method_state) -> the same, before the step is left out where loss
+        or gradient are not finite: what of them shall not count is taken away here.
       after_update: (TrainState before, TrainState after a step) -> TrainState: the last word on
         parameters and optimizer state, e.g. prototypes that are normalized, or held for an epoch.
       random_networks: whether `loss` gives its networks a random key, as stochastic depth needs.
@@ -107,6 +114,7 @@ class Method(NamedTuple):
     layers: tuple[str, ...]
     views: tuple[ConfigDict, ...]
     layout: Tree
+    guard: Callable[[jax.Array, Tree, Tree], tuple[jax.Array, Tree, Tree]] = whole_gradient
     after_update: Callable[[Any, Any], Any] = unchanged
     random_networks: bool = False
     recipe: str = ""

@@ -43,6 +43,7 @@ class Task(Protocol):
     init: Callable[[jax.Array], tuple[Tree, Tree]]
     loss: Callable[[Tree, Tree, Batch, jax.Array, jax.Array], tuple[jax.Array, tuple[Tree, dict]]]
     layers: tuple[str, ...]
+    guard: Callable[[jax.Array, Tree, Tree], tuple[jax.Array, Tree, Tree]]
     after_update: Callable[[TrainState, TrainState], TrainState]
 
 
@@ -89,6 +90,7 @@ def make_train_step(
         (loss, (method_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params
         )
+        loss, grads, method_state = task.guard(loss, grads, method_state)
         grad_norm = optax.global_norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         done = TrainState(

@@ -14,7 +14,7 @@ from PIL import Image
 from moco_jax import checkpoint, convert, metrics, results
 from moco_jax.errors import CheckpointError
 from moco_jax.evals import make_watches
-from moco_jax.protocols.supervised import describe_head
+from moco_jax.protocols.heads import describe_head
 from moco_jax.training import experiment, loop
 from moco_jax.training.context import make_context
 from moco_jax.training.features_once import with_features

@@ -27,7 +27,7 @@ from moco_jax.errors import CheckpointError
 from moco_jax.methods.networks import make_networks
 from moco_jax.models.norm import BatchNorm
 from moco_jax.optim import make_optimizer
-from moco_jax.protocols.supervised import describe_head
+from moco_jax.protocols.heads import describe_head
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ def _one_head(
     c.optim.base_lr = about["base_lr"]
     batched = ("params/classifier/", "opt_state/")
     leaves = {n: leaf[head] if n.startswith(batched) else leaf for n, leaf in arrays.items()}
+    leaves.pop("method_state/alive", None)
     mean, var = (leaves.pop(f"method_state/stats/classifier/{n}", None) for n in ("mean", "var"))
     if about["batch_norm"]:
         kernel, bias = (f"params/classifier/{n}" for n in ("kernel", "bias"))
