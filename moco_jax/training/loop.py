@@ -25,6 +25,7 @@ from moco_jax.errors import EXIT_RESTART, InputError, TrainingDivergedError
 from moco_jax.evals import make_watches
 from moco_jax.evals.classification import TITLES, describe_result
 from moco_jax.evals.evaluation import Context
+from moco_jax.training import health
 from moco_jax.training.context import make_context
 from moco_jax.training.description import describe
 from moco_jax.training.experiment import (
@@ -37,6 +38,7 @@ from moco_jax.training.experiment import (
 )
 from moco_jax.training.features_once import with_features
 from moco_jax.training.first_state import first_state
+from moco_jax.training.health import CollapseWarning
 from moco_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
     Raises:
       InputError: the config or the data is wrong.
       CheckpointError: what is saved cannot be continued under this config.
-      TrainingDivergedError: too many steps in a row were not finite.
+      TrainingDivergedError: too many steps in a row were not finite, or none was.
     """
     path = prepare_workdir(workdir)
     x = build(config)
@@ -84,6 +86,10 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
                 on = with_features(x, state, path)
                 there = make_context(on, path)
                 state, finished = _loop(on, there, state, start, checkpoints, report, stop)
+                if finished:
+                    skipped = tuple(np.asarray(state.skipped).tolist())
+                    most = config.log.max_nonfinite
+                    health.check_end(checkpoints, most, int(state.step), skipped)
             except TrainingDivergedError as error:
                 reports.conclude(make_context(x, path), "diverged", message=str(error))
                 raise
@@ -132,10 +138,12 @@ def _loop(
         return state, True
     with train_batches(x, start) as batches:
         batch = batches.get()
-        step, interval = _compile(x, state, batch), _Interval(batches)
+        step = _compile(x, state, batch)
+        judge, warn = partial(health.judge, checkpoints, c.log.max_nonfinite), CollapseWarning()
+        interval = _Interval(batches, judge)
         for position in range(start + 1, x.steps + 1):
             state, metrics = step(state, batch)
-            interval.add(metrics, position, c.log.max_nonfinite)
+            interval.add(metrics, position)
             last, stopping = position == x.steps, stop(position)
             row = {}
             if last or stopping or position % c.log.every_steps == 0:
@@ -149,6 +157,7 @@ def _loop(
             if row:
                 row = {"step": position, "epoch": position / x.steps_per_epoch} | row
                 report(row)
+                warn(row)
             every = c.checkpoint.every_steps
             if last or stopping or (every and position % every == 0):
                 with interval.pause():
@@ -177,8 +186,9 @@ def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> A
 class _Interval:
     """The steps since the last row: their metrics, still on the device, and their time."""
 
-    def __init__(self, batches: Any):
-        self._batches = batches
+    def __init__(self, batches: Any, judge: Callable[[int, int], None]):
+        """Takes the batches, and what sees each step's position and steps skipped in a row."""
+        self._batches, self._judge = batches, judge
         self._pending: collections.deque = collections.deque()
         self._restart()
 
@@ -191,7 +201,7 @@ class _Interval:
         """Whether the device still computes the newest step."""
         return bool(self._pending) and not self._pending[-1][1]["loss"].is_ready()
 
-    def add(self, metrics: dict[str, jax.Array], position: int, max_nonfinite: int) -> None:
+    def add(self, metrics: dict[str, jax.Array], position: int) -> None:
         """Takes a step's metrics; waits for the step two before, so the host stays near.
 
         Raises:
@@ -199,17 +209,9 @@ class _Interval:
         """
         self._rows.append(metrics)
         self._pending.append((position, metrics))
-        if len(self._pending) < 3:
-            return
-        at, old = self._pending.popleft()
-        in_a_row = int(old["skipped_in_a_row"])
-        if in_a_row >= max_nonfinite:
-            raise TrainingDivergedError(
-                f"Loss or gradient was not finite in {in_a_row} steps in a row, up to step {at}. "
-                f"They changed nothing: the state is that of step {at - in_a_row}, and the last "
-                f"checkpoint is good. A lower learning rate, a longer warm-up or optim.clip_norm "
-                f"may help (log.max_nonfinite={max_nonfinite})."
-            )
+        if len(self._pending) == 3:
+            at, old = self._pending.popleft()
+            self._judge(at, int(old["skipped_in_a_row"]))
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
