@@ -14,6 +14,7 @@ from moco_jax.config import (
     BACKENDS,
     DTYPES,
     EVALS,
+    EXTENSIONS,
     FEATURES,
     INIT_PARTS,
     OPTIMIZERS,
@@ -157,7 +158,8 @@ _VIEW = {
 _MLP = {"layers": COUNT, "hidden": COUNT, "out": SIZE, "bias": FLAG, "bn": FLAG, "last_bn": FLAG}
 _GROUPS = {
     "": {
-        "seed": whole(0, 2**32 - 1), "epochs": above(0), "protocol": one_of(PROTOCOLS),
+        "seed": whole(0, 2**32 - 1), "epochs": above(0), "extended_from": each(above(0)),
+        "extension": one_of(EXTENSIONS), "protocol": one_of(PROTOCOLS),
         "init": TEXT, "init_part": one_of(INIT_PARTS), "compilation_cache": TEXT,
         "backend": one_of(BACKENDS), "accumulate": SIZE,
     },
@@ -167,6 +169,8 @@ _GROUPS = {
         "eval_batch_size": SIZE, "threads": COUNT, "processes": COUNT, "prefetch": SIZE,
         "max_bad_share": SHARE, "max_pixels": SIZE, "array_gb": at_least(0),
         "resident_gb": at_least(0), "cache_dir": TEXT,
+        "image_column": TEXT, "label_column": TEXT, "levels": whole(0, 65535),
+        "read_seconds": at_least(0),
     },
     "data.view1": _VIEW,
     "data.view2": _VIEW,

@@ -19,7 +19,7 @@ from moco_jax.config import choose
 from moco_jax.data import contact_sheet, pipeline
 from moco_jax.data.source import log_data
 from moco_jax.protocols import make_task
-from moco_jax.training.experiment import facts_of
+from moco_jax.training.facts import facts_of
 
 PICTURES = (".jpg", ".png", ".webp")
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from moco_jax.ops.course import Course
+
 Tree = Any
 
 
@@ -20,14 +22,14 @@ class Facts(NamedTuple):
       images: N, that are trained on.
       classes: K; 0 without labels.
       image_shape: (S, S, channels), of a view of `data.image_size`.
-      steps: of the whole run.
+      steps: of the whole run, for schedules.
       steps_per_epoch: need not be whole.
     """
 
     images: int
     classes: int
     image_shape: tuple[int, int, int]
-    steps: int
+    steps: int | Course
     steps_per_epoch: float
 
 

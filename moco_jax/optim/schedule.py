@@ -8,10 +8,11 @@ import optax
 
 from moco_jax.config import ConfigDict
 from moco_jax.errors import InputError
+from moco_jax.ops.course import Course, over
 
 
 def make_schedule(
-    optim: ConfigDict, batch_size: int, total_steps: int, steps_per_epoch: float
+    optim: ConfigDict, batch_size: int, total_steps: int | Course, steps_per_epoch: float
 ) -> optax.Schedule:
     """Builds step -> learning rate, float32; the step may be traced.
 
@@ -25,29 +26,38 @@ def make_schedule(
       steps_per_epoch: need not be whole; epochs in `optim` are counted in such parts.
 
     Raises:
-      InputError: the warmup is longer than the run.
+      InputError: the warmup is longer than the run, or a part of it that starts anew.
     """
-    epochs = total_steps / steps_per_epoch
-    if optim.warmup_epochs >= epochs:
-        raise InputError(
-            f"optim.warmup_epochs={optim.warmup_epochs}: expected 0 or more and below the "
-            f"{epochs:g} epochs of the run"
-        )
-    peak, factor = optim.base_lr * batch_size / 256, optim.step_factor
-    warmup = optim.warmup_epochs * steps_per_epoch
+    peak, warmup = optim.base_lr * batch_size / 256, optim.warmup_epochs * steps_per_epoch
+
+    def make(steps: int) -> optax.Schedule:
+        if warmup >= steps:
+            raise InputError(
+                f"optim.warmup_epochs={optim.warmup_epochs}: expected 0 or more and below the "
+                f"{steps / steps_per_epoch:g} epochs of the run"
+            )
+        shape = _shape(optim, warmup, steps, steps_per_epoch)
+
+        def schedule(step: jax.Array) -> jax.Array:
+            t = jnp.minimum(jnp.asarray(step, jnp.float32), steps)
+            # Below one step of warmup only t = 0 is in it, where the divisor has no effect.
+            return peak * jnp.where(t < warmup, t / max(warmup, 1.0), shape(t))
+
+        return schedule
+
+    return over(total_steps, make)
+
+
+def _shape(
+    optim: ConfigDict, warmup: float, total_steps: int, steps_per_epoch: float
+) -> optax.Schedule:
+    """Step -> share of the peak after the warmup."""
     drops = jnp.array([epoch * steps_per_epoch for epoch in optim.step_epochs], jnp.float32)
 
     def cosine(t: jax.Array) -> jax.Array:
         return 0.5 * (1 + jnp.cos(math.pi * (t - warmup) / (total_steps - warmup)))
 
     def steps(t: jax.Array) -> jax.Array:
-        return jnp.prod(jnp.where(t >= drops, factor, 1.0))
+        return jnp.prod(jnp.where(t >= drops, optim.step_factor, 1.0))
 
-    shape = {"cosine": cosine, "step": steps}[optim.schedule]
-
-    def schedule(step: jax.Array) -> jax.Array:
-        t = jnp.minimum(jnp.asarray(step, jnp.float32), total_steps)
-        # Below one step of warmup only t = 0 is in it, where the divisor has no effect.
-        return peak * jnp.where(t < warmup, t / max(warmup, 1.0), shape(t))
-
-    return schedule
+    return {"cosine": cosine, "step": steps}[optim.schedule]

@@ -20,11 +20,12 @@ from moco_jax import report as reports
 from moco_jax.checkpoint import Checkpoints
 from moco_jax.cluster.lifeline import Line
 from moco_jax.cluster.stop import stop_requested
-from moco_jax.config import ConfigDict, refuse_changes
+from moco_jax.config import ConfigDict
 from moco_jax.errors import EXIT_RESTART, InputError, TrainingDivergedError
 from moco_jax.evals import make_watches
 from moco_jax.evals.classification import TITLES, describe_result
 from moco_jax.evals.evaluation import Context
+from moco_jax.identity import refuse_changes
 from moco_jax.training import health
 from moco_jax.training.context import make_context
 from moco_jax.training.description import describe
@@ -161,7 +162,9 @@ def _loop(
             every = c.checkpoint.every_steps
             if last or stopping or (every and position % every == 0):
                 with interval.pause():
-                    checkpoints.save(position, state, recorded(x))
+                    # The head that a probe has chosen goes with the weights.
+                    chosen = {"head": row["head"]} if "head" in row else {}
+                    checkpoints.save(position, state, recorded(x, **chosen))
             if last or stopping:
                 break
             batch = batches.get(interval.busy)

@@ -9,6 +9,7 @@ import pytest
 from moco_jax import config, mesh
 from moco_jax.checkpoint import Checkpoints
 from moco_jax.errors import CheckpointError
+from moco_jax.identity import refuse_changes
 from moco_jax.training.step import TrainState
 
 CONFIG = {"seed": 0}
@@ -156,23 +157,23 @@ def test_a_changed_config_is_refused_with_a_diff():
     new.optim.base_lr = 0.1
     new.data.threads = 5
     with pytest.raises(CheckpointError) as error:
-        config.refuse_changes(config.as_json(old), config.as_json(new))
+        refuse_changes(config.as_json(old), config.as_json(new))
     assert "-optim.base_lr = 0.03" in str(error.value)
     assert "+optim.base_lr = 0.1" in str(error.value)
     assert "threads" not in str(error.value)
-    config.refuse_changes(config.as_json(old), config.as_json(new), allow=True)
+    refuse_changes(config.as_json(old), config.as_json(new), allow=True)
 
 
 def test_changes_that_do_not_matter_are_taken():
     old, new = config.default(), config.default()
     new.data.threads, new.log.every_steps, new.checkpoint.every_steps = 7, 1, 1
-    config.refuse_changes(config.as_json(old), config.as_json(new))
+    refuse_changes(config.as_json(old), config.as_json(new))
 
 
 def test_an_option_that_the_checkpoint_does_not_know_has_its_default():
     old, new = config.as_json(config.default()), config.default()
     del old["model"]["vit"]["drop_path"]
-    config.refuse_changes(old, config.as_json(new))
+    refuse_changes(old, config.as_json(new))
     new.model.vit.drop_path = 0.1
     with pytest.raises(CheckpointError, match=r"\+model.vit.drop_path = 0.1"):
-        config.refuse_changes(old, config.as_json(new))
+        refuse_changes(old, config.as_json(new))

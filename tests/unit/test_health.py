@@ -1,6 +1,7 @@
 """A run that does not train says so: nothing to train, nothing finite, nothing but one feature."""
 
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from moco_jax import checkpoint, metrics
 from moco_jax.errors import InputError, TrainingDivergedError
 from moco_jax.methods.method import Batch
 from moco_jax.training import experiment, health, loop
-from tests.tiny import tiny_config, write_npz
+from tests.tiny import probe_config, tiny_config, write_npz
 
 
 @pytest.fixture
@@ -47,9 +48,9 @@ def test_heads_alone_can_be_trained(source):
 
 def test_a_run_whose_every_step_was_skipped_is_no_complete_run(source, tmp_path):
     """And stays none when the same command comes again."""
-    c = tiny_config("v3", source)
+    c = probe_config(source)
     c.data.update(mean=(0.5,), std=(1e-38,))  # pixels are infinite already
-    c.epochs, c.evals.names = 1.0, ()
+    c.model.name, c.epochs, c.evals.names = "pixels", 1.0, ()
     for _ in range(2):
         with pytest.raises(TrainingDivergedError, match="in any of the 5 steps: nothing was"):
             loop.run(c, tmp_path / "run")
@@ -81,12 +82,25 @@ def test_the_checkpoints_that_are_called_good_are_good(source, tmp_path):
         assert np.isfinite(loss) == expected
 
 
-def test_the_last_steps_count_as_well(source, tmp_path):
-    c = tiny_config("v3", source)
-    c.optim.update(base_lr=1e30, warmup_epochs=0.5)
-    c.epochs, c.knn.every_epochs, c.log.max_nonfinite = 1.0, 0.0, 3
-    with pytest.raises(TrainingDivergedError, match="not finite in 3 steps in a row, up to step 5"):
-        loop.run(c, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("updates", "skipped", "message"),
+    [
+        (0, (5, 5), "in any of the 5 steps: nothing was trained"),
+        (9, (3, 3), "not finite in 3 steps in a row, up to step 12.*the state is that of step 9"),
+        (9, (3, 2), None),
+        (9, (0, 0), None),
+        (0, (0, 0), None),
+    ],
+)
+def test_the_end_of_a_run_is_judged(updates, skipped, message, tmp_path, caplog):
+    """The last steps too, which no later step would show."""
+    there = SimpleNamespace(wait=lambda: None, directory=tmp_path)
+    if message:
+        with pytest.raises(TrainingDivergedError, match=message):
+            health.check_end(there, 3, updates, skipped)
+    else:
+        health.check_end(there, 3, updates, skipped)
+        assert ("3 of 12 steps were left out" in caplog.text) == (skipped[0] == 3)
 
 
 def test_images_that_are_all_alike_collapse_and_that_is_said_once(tmp_path, caplog):
