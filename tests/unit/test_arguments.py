@@ -137,9 +137,11 @@ def test_readme_and_launchers_agree_on_the_codes():
     final = {code for code, again in said.items() if again == "fails again"}
     assert final == {errors.EXIT_WRONG_INPUT, errors.EXIT_DIVERGED} == set(local.FINAL)
     assert {code for code, does in readme.items() if "fail again" in does} == final
-    rules = (ROOT / "launch" / "kubernetes.yaml").read_text()
-    assert re.findall(r"values: \[(.+)\]", rules) == ["2, 3", str(errors.EXIT_RESTART)]
-    pod = (ROOT / "launch" / "tpu_pod.sh").read_text()
-    assert set(map(int, re.findall(r'"\$code" -eq (\d+)', pod))) == final | {0}
-    slurm = (ROOT / "launch" / "slurm.sh").read_text()
-    assert not set(map(int, re.findall(r'"\$code" -eq (\d+)', slurm))) & final
+    for name in ("kubernetes.yaml", "kubernetes_tpu.yaml"):
+        rules = (ROOT / "launch" / name).read_text()
+        assert re.findall(r"values: \[(.+)\]", rules) == ["2, 3", str(errors.EXIT_RESTART)]
+    for name in ("tpu_pod.sh", "slurm.sh"):
+        (ends,) = re.findall(
+            r"^ +([\d |]+)\) (?:end|exit)", (ROOT / "launch" / name).read_text(), re.M
+        )
+        assert set(map(int, ends.split("|"))) == final | {0}

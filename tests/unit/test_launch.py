@@ -10,7 +10,7 @@ import time
 import pytest
 
 from launch import local
-from moco_jax.errors import EXIT_WRONG_INPUT
+from moco_jax.errors import EXIT_DIVERGED, EXIT_WRONG_INPUT
 
 PROGRAM = """
 import os, pathlib, signal, sys, time
@@ -145,4 +145,4 @@ def pod_rules(text):
     ],
 )
 def test_all_agree_on_the_codes_that_are_not_tried_again(name, codes_of):
-    assert codes_of((FOLDER / name).read_text()) == {0, EXIT_WRONG_INPUT, 3}
+    assert codes_of((FOLDER / name).read_text()) == {0, EXIT_WRONG_INPUT, EXIT_DIVERGED}

@@ -14,8 +14,8 @@ from tests.tiny import tiny_config, write_npz
 
 DEFAULTS = config.flat(config.default().to_dict())
 FREE = (  # any text
-    "init", "compilation_cache", "data.source", "data.cache_dir", "data.image_column",
-    "data.label_column", "evals.source",
+    "init", "init_encoder", "compilation_cache", "data.source", "data.cache_dir",
+    "data.image_column", "data.label_column", "evals.source",
 )  # fmt: skip
 NUMBERS = [n for n, v in DEFAULTS.items() if isinstance(v, int | float) and type(v) is not bool]
 FLAGS = [n for n, v in DEFAULTS.items() if type(v) is bool]
