@@ -33,8 +33,7 @@ FORM = flags.DEFINE_string("form", "", "Of one measurement in this process; '': 
 TRIAL = flags.DEFINE_string("trial", "", "What is measured of that form.")
 START = flags.DEFINE_integer("start", 0, "Step at which the stream starts.")
 
-# Each form of Grain's and its peer: ours has no single process beside the trainer's.
-PAIRS = {
+PAIRS = {  # Grain and its peer: ours has no single process beside the trainer's
     "grain threads 1": "ours threads 1",
     "grain threads 2": "ours threads 2",
     "grain whole 1": "ours threads 1",
@@ -73,8 +72,8 @@ def on_its_way(pids: list[int]) -> float:
 
 
 def rates(form: str, data: ConfigDict) -> dict[str, float]:
-    """Speed while the consumer waits; then memory while it lets all buffers fill."""
-    steps, peak = max(8, _IMAGES // data.batch_size), 0.0
+    """Speed while the consumer waits; then memory when it has let all buffers fill."""
+    steps = max(8, _IMAGES // data.batch_size)
     with grain_stream.stream(form, data, START.value) as batches:
         for _ in range(_FIRST):
             next(batches)
@@ -83,24 +82,26 @@ def rates(form: str, data: ConfigDict) -> dict[str, float]:
         for _ in range(steps):
             next(batches)
         wall, used = time.monotonic() - begin, sum(map(cpu_seconds, pids)) - used
-        for _ in itertools.islice(batches, 2):
+        cpu = [0.0, 1.0]
+        while cpu[-1] > cpu[-2] + 0.05:  # at rest when all buffers are full
             time.sleep(2)
-            peak = max(peak, memory(pids) + on_its_way(pids))
+            cpu.append(sum(map(cpu_seconds, pids)))
+        held = memory(pids) + on_its_way(pids)
     seen = steps * data.batch_size
-    return {"images/s": seen / wall, "images/CPU s": seen / used, "GB": peak}
+    return {"images/s": seen / wall, "images/CPU s": seen / used, "GB": held}
 
 
 def until_error(batches: Iterator[loader.Batch]) -> str:
     """What comes of going on, and after how long."""
     begin = time.monotonic()
     for count in itertools.count():
-        after = f"{count} batches and {time.monotonic() - begin:.1f} s later"
-        if time.monotonic() - begin > _PATIENCE:
-            return f"none {after}"
         try:
             next(batches)
         except Exception as error:
+            after = f"{count} batches and {time.monotonic() - begin:.1f} s later"
             return f"{type(error).__name__} {after}: {str(error)[:200]}"
+        if time.monotonic() - begin > _PATIENCE:
+            return f"none within {count} batches, {_PATIENCE} s"
 
 
 def killed_worker(form: str, data: ConfigDict) -> dict[str, str]:
@@ -165,11 +166,11 @@ TRIALS = {function.__name__: function for function in _ALL}
 
 def run(form: str, trial: str, folder: pathlib.Path, start: int = 0) -> Any:
     """What a trial printed, in a process of its own."""
-    extra = [f"--form={form}", f"--trial={trial}", f"--start={start}"]
-    extra += [f"--config.data.source=folder:{folder}", f"--config.data.cache_dir={folder}.cache"]
-    command = [sys.executable, "-m", "benchmarks.grain_input", *sys.argv[1:], *extra]
+    command = [sys.executable, "-m", "benchmarks.grain_input", *sys.argv[1:], f"--form={form}"]
+    command += [f"--trial={trial}", f"--start={start}", f"--config.data.source=folder:{folder}"]
+    command += [f"--config.data.cache_dir={folder}.cache"]
+    # Files, not pipes: of these a worker that outlives its trainer would hold the other end.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
-        # Files, not pipes: of these a worker that outlives its trainer would hold the other end.
         try:
             subprocess.run(command, stdout=out, stderr=log, timeout=_LIMIT)
         except subprocess.TimeoutExpired:
@@ -228,7 +229,7 @@ def main(argv: Sequence[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as root:
         folder = pathlib.Path(root, "images")
-        images.write_folder(folder, GENERATE.value)
+        images.write_folder(folder, GENERATE.value or 500)
         compare(folder)
         starts(folder)
         for form in ("ours processes 2", "grain processes 2"):
@@ -245,5 +246,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    flags.set_default(GENERATE, 500)
     app.run(main)
