@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
@@ -51,7 +52,9 @@ _LIMIT = 200  # seconds of a whole trial
 
 def digest(batch: loader.Batch) -> str:
     """What two batches have in common when all their numbers are the same."""
-    columns = [batch[key] for key in ("image", "index", "epoch", "label")]
+    numbers = [batch[key] for key in ("index", "epoch", "label")]
+    views = batch["image"] if "image" in batch else np.stack(batch["crops"], 1)
+    columns = [views, *numbers]
     return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()[:8]
 
 

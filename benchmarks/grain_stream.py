@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import crop, loader, pipeline
+from moco_jax.data import decoding, host_crop, loader, pipeline
 from moco_jax.data.source import EncodedSource
 
 try:
@@ -89,7 +89,9 @@ def grain_batches(
 
 
 def _loader(source: EncodedSource, data: ConfigDict, strict: bool) -> loader.Load:
-    regions = [crop.Region(view.crop_area, view.crop_ratio) for view in (data.view1, data.view2)]
+    regions = [
+        host_crop.Region(view.crop_area, view.crop_ratio) for view in (data.view1, data.view2)
+    ]
     if strict:
         return functools.partial(_load_strict, source, regions, data.max_pixels)
     return loader.views_loader(source, 0, regions, data.max_pixels)
@@ -97,15 +99,15 @@ def _loader(source: EncodedSource, data: ConfigDict, strict: bool) -> loader.Loa
 
 def _load_strict(
     source: EncodedSource,
-    regions: list[crop.Region],
+    regions: list[host_crop.Region],
     max_pixels: int,
     index: int,
     epoch: int,
     out: np.ndarray,
 ) -> loader.Loaded:
     encoded, label = source.read(index)
-    header = crop.read_header(encoded, max_pixels)
-    crop.random_views(encoded, header, crop.generator(0, epoch, index), regions, out)
+    header = decoding.read_header(encoded, max_pixels)
+    host_crop.random_views(encoded, header, host_crop.generator(0, epoch, index), regions, out)
     return loader.Loaded(index, label)
 
 
