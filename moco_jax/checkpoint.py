@@ -106,6 +106,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
 

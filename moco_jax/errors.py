@@ -37,6 +37,10 @@ class TrainingDivergedError(RuntimeError):
     """Loss or gradient was not finite in too many steps in a row."""
 
 
+class StorageError(OSError):
+    """Reading or writing failed, and went on failing: the machine's trouble, exit code 75."""
+
+
 class WorkerError(RuntimeError):
     """A worker process that reads images ended, or failed in a way that it could not send."""
 
