@@ -1,15 +1,17 @@
-"""Files of a run: written whole or not at all, tried again in the machine's trouble, read with care.
+"""Files of a run: written whole or not at all, tried again in trouble, read with care.
 
 A disk that is full for a minute or a server that is away for a moment is no reason to end a run of
 days; a side file that is damaged never stands between a run and its checkpoint.
 """
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import pathlib
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -84,25 +86,30 @@ def retrying(
     raise AssertionError
 
 
-def write(path: pathlib.Path, content: str | bytes) -> None:
+def replace(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a whole file under its name or, when that fails, leaves the one before.
+
+    Raises:
+      OSError: it fails.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()  # it would take the room that is missing
+        raise
+
+
+def write(path: pathlib.Path, content: str | bytes) -> None:
+    """As `replace`, tried again while the machine fails.
 
     Raises:
       StorageError: it still fails after some time.
     """
-    content = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f"{path.name}.part")
-
-    def attempt() -> None:
-        path.parent.mkdir(exist_ok=True)
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)  # it would take the room that is missing
-            raise
-
-    retrying(f"writing {path}", attempt)
+    retrying(f"writing {path}", lambda: replace(path, content))
 
 
 def read_json(path: pathlib.Path, kind: type[T], check: Callable[[Any], bool] = bool) -> T:
@@ -148,3 +155,26 @@ def workdir_path(workdir: str | os.PathLike) -> pathlib.Path:
         return places.local("workdir", pathlib.Path(workdir).expanduser())
     except RuntimeError as error:
         raise InputError(f"workdir={str(workdir)!r}: {error}") from error
+
+
+def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
+    """Makes the working directory; its path.
+
+    Raises:
+      InputError: it cannot be written.
+      StorageError: so it is, but the machine is to blame and it may pass.
+    """
+    path = workdir_path(workdir)
+
+    def attempt() -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):  # a name of its own: other processes try too
+            pass
+
+    try:
+        retrying(f"making workdir {path}", attempt, is_trouble)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise InputError(f"workdir={str(workdir)!r} cannot be written: {error}") from error
+    return path

@@ -15,8 +15,10 @@ from ml_collections import config_flags
 
 from moco_jax.errors import (
     EXIT_FAILED,
+    EXIT_RESTART,
     EXIT_WRONG_INPUT,
     CheckpointError,
+    StorageError,
     TrainingDivergedError,
     WorkerError,
 )
@@ -71,29 +73,59 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     set_up_logging()
+    from moco_jax.cluster.stop import ends_at_once
+
+    with ends_at_once(_end):
+        return _main()
+
+
+_line = None  # to the other processes
+
+
+def _end(name: str) -> None:
+    """Ends this process, and with it the others, where there is nothing to save."""
+    from moco_jax.cluster.lifeline import end_process
+
+    text = f"{name} outside of training steps: nothing to save; the same command resumes."
+    if _line:
+        _line.fail(EXIT_RESTART, text)
+    end_process(EXIT_RESTART, text)
+
+
+def _main() -> int:
     # JAX starts here, after the flags are known to be right.
     from moco_jax.cluster import rendezvous
+    from moco_jax.data.prefetch import end_with_stuck_threads
+    from moco_jax.files import is_trouble, workdir_path
     from moco_jax.training import loop
 
-    line, code, text = None, EXIT_FAILED, "an error of the program"
+    global _line
+    code, problem = EXIT_FAILED, ""
     try:
+        workdir = workdir_path(WORKDIR.value)
         place = rendezvous.find_place(
             COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, START_TIMEOUT.value
         )
         if place:
             set_up_logging(place.index)
-            line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
-        code = loop.run(CONFIG.value, WORKDIR.value, line)
+            _line = rendezvous.join(place, CONFIG.value, workdir, START_TIMEOUT.value)
+        code = loop.run(CONFIG.value, workdir, _line)
+    except StorageError as error:
+        code, problem = _report(error, EXIT_RESTART)
     except (ValueError, FileNotFoundError, CheckpointError) as error:
-        code, text = _report(error, EXIT_WRONG_INPUT)
+        code, problem = _report(error, EXIT_WRONG_INPUT)
     except (TrainingDivergedError, WorkerError) as error:
-        code, text = _report(error, EXIT_FAILED)
+        code, problem = _report(error, EXIT_FAILED)
     except (Exception, KeyboardInterrupt) as error:
-        if not line:
+        if is_trouble(error):
+            code, problem = _report(error, EXIT_RESTART)
+        elif not _line:
             raise
-        text = rendezvous.explain(error)
-    if line:
-        rendezvous.leave(line, code, text)
+        else:
+            problem = rendezvous.explain(error)
+    if _line:
+        rendezvous.leave(_line, code, problem)
+    end_with_stuck_threads(code)
     return code
 
 

@@ -65,6 +65,7 @@ class Line:
         Raises:
           InputError: process 0 cannot listen on the port.
         """
+        self.index = index
         self._end, self._host, self._closed = end, address[0], False
         self._values: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._position, self._asked, self._held, self._last = 0, False, False, math.inf

@@ -198,12 +198,11 @@ STRANGERS = {
 def test_strangers_are_passed_over(address, text):
     ends = Ends()
     line = Line(address, 1, 0, 5.0, ends.of(0))
-    with socket.create_connection(address) as stranger:
-        stranger.sendall(text)
+    with socket.create_connection(address) as stranger, contextlib.suppress(OSError):
+        stranger.sendall(text)  # it may have hung up before all was said
         stranger.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionResetError):
-            assert len(stranger.recv(1000)) <= 16, "a random number at most"
-            assert stranger.recv(1000) == b""
+        assert len(stranger.recv(1000)) <= 16, "a random number at most"
+        assert stranger.recv(1000) == b""
     assert line.exchange(7) == [7]
     assert ends.empty()
 
