@@ -6,6 +6,7 @@ days; a side file that is damaged never stands between a run and its checkpoint.
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
@@ -15,6 +16,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+import numpy as np
 
 from moco_jax import places
 from moco_jax.errors import InputError, StorageError, WrongInputError
@@ -131,6 +134,25 @@ def read_json(path: pathlib.Path, kind: type[T], check: Callable[[Any], bool] = 
         problem = str(error).splitlines()[0]
     log.warning("%s is damaged and left out: %s", path, problem)
     return kind()
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz by name; {} where there is none or, with a warning, damage."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
+        log.warning("%s is damaged and left out: %s", path, error)
+        return {}
+
+
+def as_npz(arrays: dict[str, np.ndarray], compressed: bool = False) -> bytes:
+    """What `read_arrays` reads."""
+    content = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(content, **arrays)
+    return content.getvalue()
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:

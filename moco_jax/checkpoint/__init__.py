@@ -95,7 +95,7 @@ class Checkpoints:
         Raises:
           StorageError: it, or the one before, could not be saved, although it was tried again.
         """
-        failed = self.failed()
+        failed = self._noticed()
         if not failed and position in self.manager.all_steps():
             return self.wait() if wait else None
         leaves = named(state)
@@ -112,7 +112,7 @@ class Checkpoints:
                 if not _may_pass(error):
                     raise
                 self._failures.last = error
-                self.failed()
+                self._noticed()
         files.retrying(
             f"saving checkpoint {position} in {self.directory}",
             lambda: self._save_again(position, args), _may_pass,
@@ -133,14 +133,17 @@ class Checkpoints:
         Raises:
           StorageError: it failed in one of several processes, which cannot try again alone.
         """
-        error = self._failures.last
-        if error is None:
-            return False
-        text = f"Saving a checkpoint in {self.directory} failed: {files.cause(error)}"
-        if jax.process_count() > 1:
-            raise StorageError(f"{text}; the same command resumes.") from error
-        log.error("%s", text)
-        return True
+        if self._failures.last and jax.process_count() > 1:
+            raise StorageError(f"{self._problem()}; the same command resumes.")
+        return self._failures.last is not None
+
+    def _noticed(self) -> bool:
+        if failed := self.failed():
+            log.error("%s", self._problem())
+        return failed
+
+    def _problem(self) -> str:
+        return f"Saving a checkpoint in {self.directory} failed: {files.cause(self._failures.last)}"
 
     def wait(self) -> None:
         """Blocks until everything saved is on disk; raises what went wrong in the background."""

@@ -2,9 +2,7 @@
 
 import datetime
 import importlib.metadata
-import io
 import json
-import logging
 import os
 import pathlib
 import platform
@@ -19,8 +17,6 @@ from moco_jax.config import choose
 from moco_jax.data.source import data_facts, existing
 from moco_jax.errors import MissingError
 from moco_jax.evals.evaluation import Context
-
-log = logging.getLogger(__name__)
 
 OUTCOMES = ("complete", "stopped", "diverged")
 _KEYS = {"outcome", "message", "steps", "step", "date", "hardware", "versions", "data"}
@@ -70,28 +66,14 @@ def _read(path: pathlib.Path, name: str) -> Run:
         metrics.read(path),
         results.read(path),
         files.read_json(path / _FACTS, dict, lambda facts: facts.keys() >= _KEYS),
-        _pictures(path / _PICTURES),
+        files.read_arrays(path / _PICTURES),
     )
-
-
-def _pictures(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a file; {} where there is none or, with a warning, damage."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except FileNotFoundError:
-        return {}
-    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
-        log.warning("%s is damaged and left out: %s", path, error)
-        return {}
 
 
 def save_pictures(workdir: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Keeps what `pictures.collect` gave."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
     (workdir / _PICTURES).parent.mkdir(exist_ok=True)
-    files.replace(workdir / _PICTURES, content.getvalue())
+    files.replace(workdir / _PICTURES, files.as_npz(arrays, compressed=True))
 
 
 def save_facts(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
