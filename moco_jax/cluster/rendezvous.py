@@ -18,7 +18,7 @@ from moco_jax.cluster import lock
 from moco_jax.cluster.door import listening_host
 from moco_jax.cluster.lifeline import Line
 from moco_jax.config import ConfigDict, as_json, flat
-from moco_jax.errors import InputError
+from moco_jax.errors import InputError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
 
     Raises:
       InputError: version, config or workdir differ, the same text on all processes.
+      StorageError: the workdir cannot be written, and the machine is to blame.
     """
     log.info(
         "Process %d of %d; coordinator %s (JAX) and port %d",
@@ -157,7 +158,7 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
         everyone = line.exchange(_facts(config), "all to tell their config")
         check_same(everyone)
         _check_workdir(line, place.index, workdir, everyone)
-    except ValueError:
+    except (InputError, StorageError):
         line.close()
         raise
     jax.config.update("jax_enable_preemption_service", False)  # see moco_jax.cluster.stop
@@ -232,9 +233,10 @@ def _check_workdir(line: Line, index: int, workdir: str, everyone: list[dict]) -
     if refusals := [refusal for _, refusal in said if refusal]:
         raise InputError(refusals[0])
     folder, name = files.workdir_path(workdir), said[0][0]
-    problem = _make(folder / name) if index == 0 else ""
-    if problem := line.exchange(problem)[0]:
-        raise InputError(problem)
+    problem = _make(folder / name) if index == 0 else ["", False]
+    problem, may_pass = line.exchange(problem, "process 0 to write into the workdir")[0]
+    if problem:
+        raise (StorageError if may_pass else InputError)(problem)
     here = everyone[index]["host"] == everyone[0]["host"]
     found = _wait_for(folder / name, 1.0 if here else _SHARED_SECONDS)
     seen = line.exchange([found, str(folder)])
@@ -261,14 +263,14 @@ def _refusal(workdir: str) -> str:
     return ""
 
 
-def _make(path: pathlib.Path) -> str:
-    """Makes a file; returns what went wrong."""
+def _make(path: pathlib.Path) -> list[Any]:
+    """Makes a file; returns what went wrong, and whether it may pass."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.prepare_workdir(path.parent)
         path.touch()
-    except OSError as error:
-        return f"workdir={str(path.parent)!r} cannot be written: {error}"
-    return ""
+    except (OSError, InputError) as error:
+        return [str(error), files.is_trouble(error)]
+    return ["", False]
 
 
 def _wait_for(path: pathlib.Path, seconds: float) -> bool:
