@@ -3,6 +3,7 @@
 import atexit
 import collections
 import logging
+import multiprocessing
 import os
 import threading
 import time
@@ -23,6 +24,8 @@ _IDLE: Callable[[], bool] = lambda: False  # noqa: E731
 def end_with_stuck_threads(code: int) -> None:
     """Ends the process with this exit code, if Python's own way would wait for a read for ever."""
     if any(thread.is_alive() for thread in _stuck):
+        for worker in multiprocessing.active_children():
+            worker.kill()  # one that is stopped would stay for ever
         logging.shutdown()
         os._exit(code)
 
