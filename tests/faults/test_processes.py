@@ -59,7 +59,8 @@ def test_strangers_at_both_ports_change_nothing(home, pair, tmp_path):
         zero.at_gate(), one.at_gate()
         strangers(port), strangers(port + 1)
         crowd = [socket.create_connection(("127.0.0.1", port + 1)) for _ in range(150)]
-        zero.go().end(0), one.go().end(0)
+        zero.go(), one.go()
+        zero.end(0), one.end(0)
         for stranger in crowd:
             stranger.close()
     assert saved(tmp_path) == saved(pair)
