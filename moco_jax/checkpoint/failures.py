@@ -2,6 +2,11 @@
 
 import logging
 
+from moco_jax.files import is_trouble
+
+# Orbax's own lines, and what its abandoned coroutines leave to these two.
+_LOGGERS = ("absl", "asyncio", "concurrent.futures")
+
 
 class Failures(logging.Filter):
     """Hears of a save that fails in the background when it does, and keeps Orbax's pages of it out.
@@ -13,17 +18,21 @@ class Failures(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self.last: BaseException | None = None
-        logging.getLogger("absl").addFilter(self)
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a line is to be shown."""
-        orbax = "orbax" in record.pathname
-        if orbax and record.exc_info and record.exc_info[1]:
-            if record.threadName == "async_save":
-                self.last = record.exc_info[1]
-            return False
-        return not (orbax and record.levelno >= logging.ERROR)
+        error = record.exc_info[1] if record.exc_info else None
+        if record.name != "absl":
+            return error is None or not (is_trouble(error) or "loop is closed" in str(error))
+        if "orbax" not in record.pathname:
+            return True
+        if error is not None and record.threadName == "async_save":
+            self.last = error
+        return error is None and record.levelno < logging.ERROR
 
     def close(self) -> None:
         """Hears nothing more."""
-        logging.getLogger("absl").removeFilter(self)
+        for name in _LOGGERS:
+            logging.getLogger(name).removeFilter(self)

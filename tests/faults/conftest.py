@@ -22,12 +22,12 @@ def undisturbed(home):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of 2 MB of its own, for root."""
+    """A file system of 16 MB of its own, for root."""
     if os.geteuid():
         pytest.skip("only root may mount a file system")
     path = tmp_path / "disk"
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", path], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", path], check=True)
     yield path
     subprocess.run(["umount", "-l", path], check=True)
 
