@@ -1,6 +1,8 @@
 """Hearing of an asynchronous save that fails, when it fails."""
 
 import logging
+import sys
+from typing import Any
 
 from moco_jax.files import is_trouble
 
@@ -20,6 +22,7 @@ class Failures(logging.Filter):
         self.last: BaseException | None = None
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(self)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a line is to be shown."""
@@ -36,3 +39,10 @@ class Failures(logging.Filter):
         """Hears nothing more."""
         for name in _LOGGERS:
             logging.getLogger(name).removeFilter(self)
+        if sys.unraisablehook == self._unraisable:
+            sys.unraisablehook = self._hook
+
+    def _unraisable(self, what: Any) -> None:
+        """TensorStore answers event loops that Orbax has closed."""
+        if "loop is closed" not in str(what.exc_value):
+            self._hook(what)
