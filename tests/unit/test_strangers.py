@@ -11,6 +11,7 @@ import pytest
 from moco_jax.cluster import door, lifeline, switchboard
 from moco_jax.cluster.hello import Hello, admit, greet, token_of
 from moco_jax.cluster.lifeline import Line
+from moco_jax.cluster.rendezvous import Place
 from tests.lines import Ends, connect, exchange, free_address
 
 
@@ -165,3 +166,23 @@ def test_a_hub_that_gives_no_sign_of_life_ends_the_others(address, impatient, mo
         assert text.startswith("Process 0 at 127.0.0.1 has given no sign of life for")
         assert line.held() == 0
         hub.close()
+
+
+def test_the_token_is_that_of_the_run(monkeypatch):
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "MOCO_JAX_RUN_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    tokens = {token_of("a:1"), token_of("a:2")}
+    assert token_of("a:1") in tokens
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    tokens.add(token_of("a:1"))
+    monkeypatch.setenv("MOCO_JAX_RUN_TOKEN", "secret")
+    tokens |= {token_of("a:1"), token_of("a:2")}
+    assert len(tokens) == 4, "one handed out counts alone"
+    assert {len(token) for token in tokens} == {32}
+
+
+def test_jaxs_service_listens_where_the_line_does():
+    assert Place("127.0.0.1:99", 2, 0).bind == "127.0.0.1:99"
+    assert Place("192.0.2.1:99", 2, 0).bind is None
+    if socket.has_ipv6 and door.listening_host("::1"):
+        assert Place("[::1]:99", 2, 0).bind == "[::1]:99"
