@@ -46,9 +46,9 @@ def test_a_stopped_worker_is_named_and_a_stop_saves_without_it(home, folder, tmp
         stopped = workers(run)
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
-        run.go().wait_until(lambda: "has not answered" in run.text())
-        text = run.signal(signal.SIGTERM).end(75)
-    assert any(f"(pid {pid}) has not answered" in text for pid in stopped)
+        named = [f"(pid {pid}) has not answered" for pid in stopped]
+        run.go().wait_until(lambda: any(text in run.text() for text in named))
+        run.signal(signal.SIGTERM).end(75)
     last = steps(tmp_path)[-1]
     assert (tmp_path / "checkpoints" / str(last)).is_dir()
     with Run(home, tmp_path, *folder) as run:
@@ -57,7 +57,7 @@ def test_a_stopped_worker_is_named_and_a_stop_saves_without_it(home, folder, tmp
 
 
 def test_a_disk_that_fails_in_reading_is_named(home, folder, tmp_path):
-    broken = {"break": "moco_jax.data.source:EncodedSource.read"}
+    broken = {"break": "moco_jax.data.folder:_read"}
     with Run(home, tmp_path, *folder, "--config.knn.every_epochs=0", **broken) as run:
         text = run.end(75)
     assert "Reading " in text
