@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from moco_jax import files
+from moco_jax.extras import extra
 from moco_jax.tensorboard import Board
 
 log = logging.getLogger(__name__)
@@ -110,13 +111,14 @@ class Writer:
         """Begins after `position`.
 
         Raises:
+          InputError: the library for TensorBoard's files is not installed.
           StorageError: metrics.jsonl cannot be written. What fails for TensorBoard is only said.
         """
         self._path = pathlib.Path(workdir) / FILE
         _rewind(self._path, position)
         self._board: Board | None = None
         if tensorboard:
-            with self._without_board():
+            with extra("tensorboard", "log.tensorboard"), self._without_board():
                 self._board = Board(pathlib.Path(workdir) / "tensorboard", position)
 
     def write(self, row: dict[str, Any]) -> None:
