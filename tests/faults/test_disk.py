@@ -26,7 +26,6 @@ def test_a_full_disk_ends_with_75_and_the_same_command_goes_on(home, undisturbed
         run.at_gate()
         with filled(disk):
             text = run.go().end(75)
-    assert f"Nothing more for TensorBoard: [Errno 28] {FULL}" in text
     assert f"failed 3 times in 0 s, last with [Errno 28] {FULL}" in text
     assert str(workdir) in text
     assert_ends_well(home, workdir, undisturbed, BOARD)

@@ -14,7 +14,8 @@ from tests.faults.runs import LAST, STEP, Run, steps
 
 pytestmark = pytest.mark.faults
 FLAGS = ("--config.data.source=folder:{}", "--config.data.mean=(0.5,0.5,0.5)",
-         "--config.data.std=(0.2,0.2,0.2)", "--config.data.threads=2")  # fmt: skip
+         "--config.data.std=(0.2,0.2,0.2)", "--config.data.threads=2",
+         "--config.data.array_gb=0")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
