@@ -96,20 +96,19 @@ def _main() -> int:
     # JAX starts here, after the flags are known to be right.
     from moco_jax.cluster import rendezvous
     from moco_jax.data.prefetch import end_with_stuck_threads
-    from moco_jax.files import is_trouble, workdir_path
+    from moco_jax.files import is_trouble
     from moco_jax.training import loop
 
     global _line
     code, problem = EXIT_FAILED, ""
     try:
-        workdir = workdir_path(WORKDIR.value)
         place = rendezvous.find_place(
             COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, START_TIMEOUT.value
         )
         if place:
             set_up_logging(place.index)
-            _line = rendezvous.join(place, CONFIG.value, workdir, START_TIMEOUT.value)
-        code = loop.run(CONFIG.value, workdir, _line)
+            _line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
+        code = loop.run(CONFIG.value, WORKDIR.value, _line)
     except StorageError as error:
         code, problem = _report(error, EXIT_RESTART)
     except (ValueError, FileNotFoundError, CheckpointError) as error:
