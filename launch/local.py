@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -55,7 +56,7 @@ def workdir_of(arguments: Sequence[str]) -> pathlib.Path | None:
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, _, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "workdir":
-            return pathlib.Path(value or following)
+            return pathlib.Path(value or following).expanduser()
     return None
 
 
@@ -79,13 +80,14 @@ def newest_checkpoint(workdir: pathlib.Path) -> int:
 
 def start(options: argparse.Namespace) -> list[subprocess.Popen]:
     """Starts all processes, each with a session and a prefix of its own."""
-    port, k = free_port(), options.devices_per_process
+    port, k, token = free_port(), options.devices_per_process, secrets.token_hex(16)
     processes = []
     for index in range(options.processes):
         environment = os.environ | {
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
             "JAX_NUM_PROCESSES": str(options.processes),
             "JAX_PROCESS_ID": str(index),
+            "MOCO_JAX_RUN_TOKEN": token,
             "JAX_LOCAL_DEVICE_IDS": ",".join(str(index * k + i) for i in range(k)),
             "JAX_NUM_CPU_DEVICES": str(k),
         }

@@ -6,7 +6,7 @@
 | 1 | anything else: an error of the program or the machine, with its traceback | may succeed |
 | 2 | wrong input: flags, config, data, checkpoint or workdir | fails again |
 | 3 | the training cannot go on: it diverged, or no step could be used | fails again |
-| 75 | stopped by a signal after saving, or another process is gone or missing | resumes |
+| 75 | stopped by a signal, a process is gone or missing, files cannot be written | resumes |
 """
 
 from collections.abc import Sequence
@@ -49,6 +49,10 @@ class BackendError(RuntimeError):
     """The accelerator that was asked for is not there; on another machine, or later, it may be."""
 
 
+class StorageError(OSError):
+    """Reading or writing failed, and went on failing: the machine's trouble, exit code 75."""
+
+
 class WorkerError(RuntimeError):
     """A worker process that reads images ended, or failed in a way that it could not send."""
 
@@ -70,4 +74,6 @@ def exit_code(error: BaseException) -> int:
     """The exit code that an error stands for."""
     if isinstance(error, WrongInputError):
         return EXIT_WRONG_INPUT
+    if isinstance(error, StorageError):
+        return EXIT_RESTART
     return EXIT_DIVERGED if isinstance(error, TrainingDivergedError) else EXIT_FAILED

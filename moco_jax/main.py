@@ -18,12 +18,17 @@ from moco_jax.commands.arguments import parse
 from moco_jax.commands.terminal import guarded
 from moco_jax.errors import (
     EXIT_FAILED,
+    EXIT_RESTART,
     BackendError,
+    StorageError,
     TrainingDivergedError,
     WorkerError,
     WrongInputError,
     exit_code,
 )
+
+# One line says what they are; of others the traceback helps.
+EXPECTED = (WrongInputError, TrainingDivergedError, BackendError, StorageError, WorkerError)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: configs/NAME.py, with :ARG where it takes one."
@@ -74,27 +79,54 @@ def main(argv: Sequence[str]) -> int:
     """Runs the experiment; returns the exit code."""
     del argv
     set_up_logging()
+    from moco_jax.cluster.stop import ends_at_once
+
+    with ends_at_once(_end):
+        return _main()
+
+
+_line = None  # to the other processes
+
+
+def _end(name: str) -> None:
+    """Ends this process, and with it the others, where there is nothing to save."""
+    from moco_jax.cluster.lifeline import end_process
+
+    text = f"{name} outside of training steps: nothing to save; the same command resumes."
+    if _line:
+        _line.fail(EXIT_RESTART, text)
+    end_process(EXIT_RESTART, text)
+
+
+def _main() -> int:
     # JAX starts here, after the flags are known to be right.
     from moco_jax.cluster import rendezvous
+    from moco_jax.data.prefetch import end_with_stuck_threads
+    from moco_jax.files import is_trouble
     from moco_jax.training import loop
 
-    line, code, text = None, EXIT_FAILED, "an error of the program"
+    global _line
+    code, problem = EXIT_FAILED, ""
     try:
         place = rendezvous.find_place(
             COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, START_TIMEOUT.value
         )
         if place:
             set_up_logging(place.index)
-            line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
-        code = loop.run(CONFIG.value, WORKDIR.value, line)
-    except (WrongInputError, TrainingDivergedError, BackendError, WorkerError) as error:
-        code, text = _report(error)
+            _line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
+        code = loop.run(CONFIG.value, WORKDIR.value, _line)
+    except EXPECTED as error:
+        code, problem = _report(error)
     except (Exception, KeyboardInterrupt) as error:
-        if not line:
+        if is_trouble(error):
+            code, problem = EXIT_RESTART, _report(error)[1]
+        elif not _line:
             raise
-        text = rendezvous.explain(error)
-    if line:
-        rendezvous.leave(line, code, text)
+        else:
+            problem = rendezvous.explain(error)
+    if _line:
+        rendezvous.leave(_line, code, problem)
+    end_with_stuck_threads(code)
     return code
 
 

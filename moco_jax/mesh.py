@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moco_jax.config import BACKENDS, choose
@@ -219,3 +220,12 @@ def _multiples(value: int, d: int) -> str:
 def _nearest(value: int, n: int) -> int:
     """The divisor of n nearest to a value."""
     return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - value))
+
+
+def everywhere(fact: bool) -> bool:
+    """Whether something holds in every process; to be asked before all compute together.
+
+    What one process alone sees (a file, an image that cannot be read) must not let it leave a
+    computation in which the others wait for it.
+    """
+    return bool(multihost_utils.process_allgather(np.array(fact)).all())

@@ -6,7 +6,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from moco_jax.errors import BackendError, InputError, WrongInputError, exit_code
+from moco_jax.errors import BackendError, InputError, StorageError, WrongInputError, exit_code
 
 
 def set_up_logging() -> None:
@@ -24,7 +24,7 @@ def guarded(main: Callable[[], int | None]) -> int:
     """
     try:
         return main() or 0
-    except (WrongInputError, BackendError) as error:
+    except (WrongInputError, BackendError, StorageError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return exit_code(error)
 
