@@ -98,8 +98,7 @@ def _number(name: str, variable: str, value: int | None) -> int | None:
 
 
 def _detect(coordinator: str | None, count: int | None, index: int | None, timeout: int) -> tuple:
-    # JAX offers this only inside of its initialize(), which aborts when a process is missing.
-    from jax._src.clusters import ClusterEnv
+    from moco_jax.cluster.private_jax import ClusterEnv
 
     if "OMPI_MCA_orte_hnp_uri" not in os.environ:  # there JAX takes the job's number
         os.environ.setdefault("JAX_COORDINATOR_PORT", str(_port(os.environ.get("SLURM_JOB_ID"))))
