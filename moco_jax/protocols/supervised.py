@@ -49,9 +49,9 @@ class Supervised(NamedTuple):
     loss: Callable[[Tree, Tree, Batch, jax.Array, jax.Array], tuple[jax.Array, tuple[Tree, dict]]]
     encode: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, jax.Array]]
     classify: Callable[[Tree, Tree, jax.Array], jax.Array]
-    heads: tuple[float, ...]
     chance_loss: float
     layers: tuple[str, ...]
+    heads: tuple[float, ...]
     views: tuple[ConfigDict, ...]
     layout: Tree
     guard: Callable[[jax.Array, Tree, Tree], tuple[jax.Array, Tree, Tree]] = whole_gradient
