@@ -13,7 +13,8 @@ from configs import finetune, linear
 from moco_jax import config
 from moco_jax.errors import CheckpointError
 from moco_jax.training import experiment, loop
-from tests.tiny import probe_config, tiny_config, write_npz
+from moco_jax.training.first_state import first_state
+from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
 
 CONFIGS = pathlib.Path(config.__file__).parents[1] / "configs"
 VITS = ("s16", "b16", "l16", "h14", "conv_s16", "conv_b16")
@@ -108,7 +109,10 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     probe = probe_config(source)
     probe.epochs, probe.supervised.lrs = 0.4, (1.0,)
     places = {}
-    for c in (run, again, lars, resnet, probe):
+    tune = finetune_config(source)
+    tune.init, tune.init_part = str(tmp_path / "run"), "backbone"
+    tune.model.vit.norm = "batch"
+    for c in (run, again, lars, resnet, probe, tune):
         places |= {(id(record), key): name for record, key, name in leaves(c)}
     read, original = set(), ConfigDict.__getitem__
 
@@ -125,6 +129,10 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     with experiment.train_batches(x, 0) as batches:
         experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
     experiment.build(resnet)
+    x = experiment.build(tune)
+    with experiment.train_batches(x, 0) as batches:
+        experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
+    first_state(x, tmp_path)
     assert loop.run(probe, tmp_path / "probe") == 0
     monkeypatch.undo()
     assert {name for *_, name in leaves(config.default())} - read == set()
