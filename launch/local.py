@@ -108,10 +108,17 @@ def copy_output(process: subprocess.Popen, index: int) -> None:
         sys.stderr.flush()
 
 
-def wait(processes: list[subprocess.Popen], grace: float) -> list[int]:
-    """Waits for all; once one has failed the others have `grace` seconds. Returns exit codes."""
-    deadline = None
+def wait(processes: list[subprocess.Popen], grace: float, signals: list[int]) -> list[int]:
+    """Waits for all; once one has failed the others have `grace` seconds. Returns exit codes.
+
+    `signals` are those that came, before or meanwhile: the first goes to all, a second kills. They
+    are passed on here and not where they come in, when some processes may not be known yet.
+    """
+    deadline, passed = None, 0
     while any(process.poll() is None for process in processes):
+        for number in signals[passed:]:
+            pass_on(processes, number) if passed == 0 else kill(processes)
+            passed += 1
         if deadline is None and any(process.returncode for process in processes):
             deadline = time.monotonic() + grace
         if deadline and time.monotonic() > deadline:
@@ -120,6 +127,12 @@ def wait(processes: list[subprocess.Popen], grace: float) -> list[int]:
         time.sleep(0.05)
     kill(processes)
     return [process.wait() for process in processes]
+
+
+def pass_on(processes: list[subprocess.Popen], number: int) -> None:
+    """Sends a signal to those that still run."""
+    for process in processes:
+        process.send_signal(number)
 
 
 def kill(processes: list[subprocess.Popen]) -> None:
@@ -137,22 +150,11 @@ def say(text: str) -> None:
 def run(options: argparse.Namespace) -> int:
     """Starts and restarts; returns the exit code."""
     stopped: list[int] = []
-    processes: list[subprocess.Popen] = []
-
-    def forward(number: int, frame: object) -> None:
-        stopped.append(number)
-        if len(stopped) > 1:
-            kill(processes)
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(number)
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
+        signal.signal(number, lambda number, _: stopped.append(number))
     in_vain, saved = 0, newest_checkpoint(options.workdir)
     while True:
-        processes[:] = start(options)
-        codes = wait(processes, options.grace)
+        codes = wait(start(options), options.grace, stopped)
         say(f"exit codes {codes}, last checkpoint {newest_checkpoint(options.workdir)}")
         if not any(codes):
             return 0

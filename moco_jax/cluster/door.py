@@ -16,7 +16,11 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds for a connection to be made and to say who it is
 _WAITING = 64  # connections that have not said who they are; the oldest makes room for a new one
-_KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # 30 s in all
+# 30 s in all. The last, in milliseconds, holds where something was sent: then TCP asks nothing, and
+# sends it again for a quarter of an hour.
+_KEEP_ALIVE = {
+    "TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000,
+}  # fmt: skip
 
 
 class Door:

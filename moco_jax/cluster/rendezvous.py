@@ -17,6 +17,7 @@ from moco_jax import files
 from moco_jax.cluster import lock
 from moco_jax.cluster.door import listening_host
 from moco_jax.cluster.lifeline import Line
+from moco_jax.cluster.switchboard import GONE
 from moco_jax.config import ConfigDict, as_json, flat
 from moco_jax.errors import InputError, StorageError
 
@@ -168,6 +169,7 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
         local_device_ids=_local_devices(place, [facts["host"] for facts in everyone]),
         cluster_detection_method="deactivate",
         initialization_timeout=timeout,
+        heartbeat_timeout_seconds=int(2 * GONE),  # the line is first: JAX's service would abort
         coordinator_bind_address=place.bind if place.index == 0 else None,
     )
     log.info("All are here: %s", ", ".join(f"{i} on {f['host']}" for i, f in enumerate(everyone)))

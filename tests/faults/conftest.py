@@ -20,6 +20,14 @@ def undisturbed(home):
     return runs.saved(home / "undisturbed")
 
 
+@pytest.fixture(scope="session")
+def pair(home):
+    """A workdir of two processes that nothing happened to."""
+    with runs.two(home, home / "pair") as (zero, one, _):
+        zero.end(0), one.end(0)
+    return home / "pair"
+
+
 @pytest.fixture
 def disk(tmp_path):
     """A file system of 16 MB of its own, for root."""

@@ -6,6 +6,7 @@ Environment, each function given as module:name or module:Class.name, then # and
   FAULT_BREAK: raises an I/O error instead.
   FAULT_DAMAGE: raises what a damaged file raises instead.
   FAULT_SET: JSON, constants by module:name.
+  FAULT_CLOCK: a file of the seconds by which Python's clock of the day is wrong, read each time.
 """
 
 import errno
@@ -36,6 +37,11 @@ def damage(what):
     raise ValueError(f"{what} is damaged")
 
 
+def wrong_clock(function, unit):
+    """A clock that jumps when the file changes; the monotonic one goes on."""
+    return lambda: function() + unit * int(pathlib.Path(os.environ["FAULT_CLOCK"]).read_text())
+
+
 def disturb(place, disturbance):
     place, _, number = place.partition("#")
     module, name = place.split(":")
@@ -54,6 +60,14 @@ def disturb(place, disturbance):
     setattr(owner, name, wrapper)
 
 
+def jump():
+    """Has everything that asks for the time of the day get the wrong one."""
+    right, gmtime, localtime = time.time, time.gmtime, time.localtime
+    time.time, time.time_ns = wrong_clock(right, 1), wrong_clock(time.time_ns, 10**9)
+    time.gmtime = lambda seconds=None: gmtime(time.time() if seconds is None else seconds)
+    time.localtime = lambda seconds=None: localtime(time.time() if seconds is None else seconds)
+
+
 def prepare(argv):
     from moco_jax.report import pictures
 
@@ -68,5 +82,7 @@ def prepare(argv):
 
 
 if __name__ == "__main__":
+    if os.environ.get("FAULT_CLOCK"):
+        jump()
     original, main.main = main.main, prepare
     main.run()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+from launch.local import free_port
 from moco_jax import checkpoint, metrics
 from tests.conftest import CACHE
 from tests.tiny import write_config_file
@@ -84,6 +85,18 @@ class Run:
         assert self.process.wait(WAIT) == code, self.text()
         assert "Traceback" not in self.text(), self.text()
         return self.text()
+
+
+@contextlib.contextmanager
+def two(home, workdir, *flags, first=(), second=(), **both):
+    """Two processes of a run, and the coordinator's port."""
+    port = free_port()
+    flags = (*flags, f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+    with (
+        Run(home, workdir, *flags, "--process_id=0", **both, **dict(first)) as zero,
+        Run(home, workdir, *flags, "--process_id=1", **both, **dict(second)) as one,
+    ):
+        yield zero, one, port
 
 
 def complete(home, workdir, *flags):

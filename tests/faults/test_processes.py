@@ -10,30 +10,9 @@ import time
 
 import pytest
 
-from launch.local import free_port
-from tests.faults.runs import LAST, STEP, Run, saved, steps
+from tests.faults.runs import LAST, STEP, saved, steps, two
 
 pytestmark = pytest.mark.faults
-
-
-@contextlib.contextmanager
-def two(home, workdir, *flags, first=(), second=(), **both):
-    """Two processes of a run, and the coordinator's port."""
-    port = free_port()
-    flags = (*flags, f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
-    with (
-        Run(home, workdir, *flags, "--process_id=0", **both, **dict(first)) as zero,
-        Run(home, workdir, *flags, "--process_id=1", **both, **dict(second)) as one,
-    ):
-        yield zero, one, port
-
-
-@pytest.fixture(scope="module")
-def pair(home):
-    """A workdir of two processes that nothing happened to."""
-    with two(home, home / "pair") as (zero, one, _):
-        zero.end(0), one.end(0)
-    return home / "pair"
 
 
 def strangers(port):

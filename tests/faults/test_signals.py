@@ -33,9 +33,11 @@ def test_a_signal_at_any_stage_is_a_clean_stop(number, home, undisturbed, tmp_pa
     assert steps(tmp_path) == list(range(LAST + 1)), "one row a step, none twice"
 
 
-def test_killed_at_random_moments(home, undisturbed, tmp_path):
-    """By SIGKILL at a random step or save, a random time into it, ten times in one run."""
-    rng = random.Random(time.time())
+@pytest.mark.parametrize("part", range(3))
+def test_killed_at_random_moments(part, home, undisturbed, tmp_path):
+    """By SIGKILL at a random step or save, a random time into it; 30 times in all."""
+    rng = random.Random(seed := f"{time.time()} {part}")
+    print(f"seed {seed!r}")  # shown where it fails
     for _ in range(10):
         place = rng.choice([f"{STEP}#{rng.randint(1, 3)}", f"{SAVE}#1", f"{COMPILE}#1"])
         with Run(home, tmp_path, gate=place) as run:
