@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # The tests mostly compile, which takes one core: two at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test lint test-slow processes test-gpu parity browser slurm kubernetes clean
+.PHONY: demo test lint test-slow processes faults test-gpu parity browser slurm kubernetes clean
 
 demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -28,6 +28,10 @@ test-slow: $(STEM)-test
 # Runs of several processes, killed and started again.
 processes: $(STEM)-test
 	$(PYTEST) -m processes
+
+# What a run stands on, broken for real: signals, disks, files, processes.
+faults: $(STEM)-test
+	$(PYTEST) $(TWO) tests/faults
 
 test-gpu: $(STEM)-test
 	JAX_PLATFORMS=cuda $(PYTEST) -m gpu

@@ -32,7 +32,7 @@ def main() -> None:
         norm = ", after BatchNorm" if chosen["batch_norm"] else ""
         lines.append(
             f"| {name} | {metrics['top1']:.1%} ({chosen['base_lr']:g}{norm}) "
-            f"| {metrics['top1_own']:.1%} |"
+            f"| {metrics.get('top1_own', float('nan')):.1%} |"
         )
     print("\n".join(lines))
 

@@ -5,13 +5,15 @@
 What follows `--` goes to `python -m moco_jax.main`. Each process takes its share of the GPUs, or
 simulates devices on the CPU. When a process fails, or a signal to one of them has stopped all after
 saving, all are started again and training goes on from the last checkpoint. SIGTERM and Ctrl-C to
-this program stop the run: exit code 75. Code 2 (wrong input) is not tried again.
+this program stop the run: exit code 75. Codes 2 (wrong input) and 3 (the training diverged) are not
+tried again: they would come again.
 """
 
 import argparse
 import contextlib
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -20,7 +22,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-WRONG_INPUT, RESTART = 2, 75
+FINAL, RESTART = (2, 3), 75  # moco_jax/errors.py has the table
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -54,7 +56,7 @@ def workdir_of(arguments: Sequence[str]) -> pathlib.Path | None:
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, _, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "workdir":
-            return pathlib.Path(value or following)
+            return pathlib.Path(value or following).expanduser()
     return None
 
 
@@ -78,13 +80,14 @@ def newest_checkpoint(workdir: pathlib.Path) -> int:
 
 def start(options: argparse.Namespace) -> list[subprocess.Popen]:
     """Starts all processes, each with a session and a prefix of its own."""
-    port, k = free_port(), options.devices_per_process
+    port, k, token = free_port(), options.devices_per_process, secrets.token_hex(16)
     processes = []
     for index in range(options.processes):
         environment = os.environ | {
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
             "JAX_NUM_PROCESSES": str(options.processes),
             "JAX_PROCESS_ID": str(index),
+            "MOCO_JAX_RUN_TOKEN": token,
             "JAX_LOCAL_DEVICE_IDS": ",".join(str(index * k + i) for i in range(k)),
             "JAX_NUM_CPU_DEVICES": str(k),
         }
@@ -105,10 +108,17 @@ def copy_output(process: subprocess.Popen, index: int) -> None:
         sys.stderr.flush()
 
 
-def wait(processes: list[subprocess.Popen], grace: float) -> list[int]:
-    """Waits for all; once one has failed the others have `grace` seconds. Returns exit codes."""
-    deadline = None
+def wait(processes: list[subprocess.Popen], grace: float, signals: list[int]) -> list[int]:
+    """Waits for all; once one has failed the others have `grace` seconds. Returns exit codes.
+
+    `signals` are those that came, before or meanwhile: the first goes to all, a second kills. They
+    are passed on here and not where they come in, when some processes may not be known yet.
+    """
+    deadline, passed = None, 0
     while any(process.poll() is None for process in processes):
+        for number in signals[passed:]:
+            pass_on(processes, number) if passed == 0 else kill(processes)
+            passed += 1
         if deadline is None and any(process.returncode for process in processes):
             deadline = time.monotonic() + grace
         if deadline and time.monotonic() > deadline:
@@ -117,6 +127,12 @@ def wait(processes: list[subprocess.Popen], grace: float) -> list[int]:
         time.sleep(0.05)
     kill(processes)
     return [process.wait() for process in processes]
+
+
+def pass_on(processes: list[subprocess.Popen], number: int) -> None:
+    """Sends a signal to those that still run."""
+    for process in processes:
+        process.send_signal(number)
 
 
 def kill(processes: list[subprocess.Popen]) -> None:
@@ -134,27 +150,16 @@ def say(text: str) -> None:
 def run(options: argparse.Namespace) -> int:
     """Starts and restarts; returns the exit code."""
     stopped: list[int] = []
-    processes: list[subprocess.Popen] = []
-
-    def forward(number: int, frame: object) -> None:
-        stopped.append(number)
-        if len(stopped) > 1:
-            kill(processes)
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(number)
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
+        signal.signal(number, lambda number, _: stopped.append(number))
     in_vain, saved = 0, newest_checkpoint(options.workdir)
     while True:
-        processes[:] = start(options)
-        codes = wait(processes, options.grace)
+        codes = wait(start(options), options.grace, stopped)
         say(f"exit codes {codes}, last checkpoint {newest_checkpoint(options.workdir)}")
         if not any(codes):
             return 0
-        if WRONG_INPUT in codes:
-            return WRONG_INPUT
+        if final := [code for code in codes if code in FINAL]:
+            return final[0]
         if stopped:
             return RESTART
         before, saved = saved, newest_checkpoint(options.workdir)

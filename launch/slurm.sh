@@ -24,6 +24,10 @@
 #SBATCH --signal=TERM@120
 set -uo pipefail
 
+# By it the processes know each other, and no stranger (docs/reliability.md); srun hands it on.
+: "${MOCO_JAX_RUN_TOKEN:=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}"
+export MOCO_JAX_RUN_TOKEN
+
 read -ra container <<<"${CONTAINER:-}"
 # A failed process ends the others itself, within a minute; SLURM's own way would kill at once. And
 # srun does not take over --cpus-per-task: each process would have one core.

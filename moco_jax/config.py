@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from moco_jax.errors import CheckpointError, InputError
+from moco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -23,27 +23,9 @@ BACKENDS = ("auto", "cpu", "gpu", "tpu")
 DTYPES = ("auto", "float32", "bfloat16")
 PROTOCOLS = ("pretraining", "supervised")
 FEATURES = ("backbone", "projection")  # what an encoder gives
+EXTENSIONS = ("stretch", "restart", "hold")
 EVALS = ("knn", "rank_me", "alignment_uniformity", "backbone_std", "unchanged", "accuracy")
 INIT_PARTS = ("all", "weights", "backbone")
-
-# What decides the numbers of a run: a checkpoint made under other values is not continued.
-IDENTITY = ("seed", "epochs", "protocol", "model", "method", "optim", "data")
-# ... and of supervised training, which is about the network that it starts from.
-SUPERVISED_IDENTITY = ("init", "init_encoder", "init_partial", "init_part", "supervised")
-# ... except these, which change speed or safety and never the samples.
-NOT_IDENTITY = (
-    "data.threads",
-    "data.processes",
-    "data.prefetch",
-    "data.max_bad_share",
-    "data.read_seconds",
-    "data.eval_batch_size",
-    "data.resident_gb",
-    "data.cache_dir",
-    "model.remat",
-    "model.vit.attention",
-    "model.vit.scan",
-)
 
 
 def view(**overrides: Any) -> ConfigDict:
@@ -95,6 +77,9 @@ def default() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # of everything random
     c.epochs = 200.0  # passes over the training images
+    c.extended_from = ()  # a run made longer: the epochs that it was to have before, in turn
+    c.extension = "stretch"  # its schedules over all epochs: the rate jumps up; restart: from there
+    # on as of a new run; hold: with their last values
     c.protocol = "pretraining"  # or supervised: linear probe and fine-tuning, with labels
     c.init = ""  # checkpoint to start from, in any format that moco_jax.convert reads; "": random
     c.init_encoder = ""  # of several in a file: query, key, or its name; "": query, or a teacher
@@ -259,48 +244,3 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict)
         options |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return options
-
-
-def upgraded(config: dict[str, Any]) -> dict[str, Any]:
-    """A saved config in today's terms: probes and fine-tuning were once named as methods."""
-    if config.get("method", {}).get("name") == "supervised":
-        method = config["method"] | {"name": default().method.name}
-        return config | {"protocol": "supervised", "method": method}
-    return {"protocol": "pretraining"} | config
-
-
-def identity(config: dict[str, Any]) -> list[str]:
-    """The lines of a config, `name = value`, that decide a run's numbers.
-
-    An option that is younger than the config counts with its default, which is what went before.
-    """
-    config = upgraded(config)
-    supervised = config["protocol"] == "supervised"
-    names = IDENTITY + SUPERVISED_IDENTITY * supervised
-    options = flat(as_json(default())) | flat(config)
-    without = (*NOT_IDENTITY, "method.name") if supervised else NOT_IDENTITY
-    return [
-        f"{name} = {value!r}"
-        for name, value in sorted(options.items())
-        if name.partition(".")[0] in names and name not in without
-    ]
-
-
-def refuse_changes(
-    saved: dict[str, Any] | None, current: dict[str, Any], allow: bool = False
-) -> None:
-    """Raises CheckpointError, with a diff, when a saved run would go on under another config."""
-    if saved is None:
-        return
-    changes = difflib.unified_diff(
-        identity(saved), identity(current), "checkpoint", "this run", n=0, lineterm=""
-    )
-    lines = [line for line in changes if not line.startswith("@@")]
-    if not lines:
-        return
-    text = "The checkpoint in this workdir was made under another config:\n" + "\n".join(lines)
-    if not allow:
-        raise CheckpointError(
-            f"{text}\nUse another workdir, or --config.checkpoint.allow_changes=True to go on."
-        )
-    log.warning("%s", text)

@@ -165,8 +165,8 @@ def load(
     choose("features", features, FEATURES)
     if batch_size < 1 or (image_size is not None and image_size < 1):
         raise InputError(f"batch_size={batch_size}, image_size={image_size}: expected at least 1")
-    contents = convert.read(path, arch=arch, heads=heads, encoder=encoder, partial=partial)
-    contents = select(contents, encoder if encoder in ROLES else None)
+    whole = convert.read(path, arch=arch, heads=heads, encoder=encoder, partial=partial)
+    contents = select(whole, encoder if encoder in ROLES else None)
     if image_size:
         contents = resize(contents, image_size)
     config = _config(contents, image_size, dtype)
@@ -178,7 +178,7 @@ def load(
     image = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
     return Encoder(
         path=str(path),
-        step=f"step {contents.step}" if contents.format == "ours" else "",
+        step=f"step {whole.position}" if contents.format == "ours" else "",
         config=config,
         features=features,
         num_features=jax.eval_shape(apply, params, image).shape[1],

@@ -1,12 +1,20 @@
-"""Errors with a name of their own; `main` prints their message without a traceback. Exit codes."""
+"""Errors with a name of their own, and exit codes; `main` prints their message without a traceback.
+
+| code | meaning | the same command again |
+|---|---|---|
+| 0 | done | has nothing to do |
+| 1 | anything else: an error of the program or the machine, with its traceback | may succeed |
+| 2 | wrong input: flags, config, data, checkpoint or workdir | fails again |
+| 3 | the training cannot go on: it diverged, or no step could be used | fails again |
+| 75 | stopped by a signal, a process is gone or missing, files cannot be written | resumes |
+"""
 
 from collections.abc import Sequence
 
 EXIT_FAILED = 1
-EXIT_WRONG_INPUT = 2  # the same command would fail again: config, data or workdir
-# sysexits' EX_TEMPFAIL: stopped by a signal after saving, or another process is gone; the same
-# command resumes.
-EXIT_RESTART = 75
+EXIT_WRONG_INPUT = 2
+EXIT_DIVERGED = 3
+EXIT_RESTART = 75  # sysexits' EX_TEMPFAIL
 
 
 class WrongInputError(Exception):
@@ -34,7 +42,15 @@ class CheckpointError(WrongInputError, RuntimeError):
 
 
 class TrainingDivergedError(RuntimeError):
-    """Loss or gradient was not finite in too many steps in a row."""
+    """Loss or gradient was not finite in too many steps: exit code 3."""
+
+
+class BackendError(RuntimeError):
+    """The accelerator that was asked for is not there; on another machine, or later, it may be."""
+
+
+class StorageError(OSError):
+    """Reading or writing failed, and went on failing: the machine's trouble, exit code 75."""
 
 
 class WorkerError(RuntimeError):
@@ -52,3 +68,12 @@ class NotFiniteError(InputError):
         self.index = list(map(int, index))
         some = ", ".join(map(str, self.index[:5])) + (" ..." if len(self.index) > 5 else "")
         super().__init__(f"features with NaN or infinity, of image {some}")
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that an error stands for."""
+    if isinstance(error, WrongInputError):
+        return EXIT_WRONG_INPUT
+    if isinstance(error, StorageError):
+        return EXIT_RESTART
+    return EXIT_DIVERGED if isinstance(error, TrainingDivergedError) else EXIT_FAILED

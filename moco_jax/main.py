@@ -2,7 +2,8 @@
 
 Every option of the config can be overridden: --config.data.batch_size=512. Exit codes: 0 done,
 75 to be started again with the same command (stopped by a signal after saving, or another process
-of the run is gone or missing), 2 wrong config, data or workdir, 1 anything else.
+of the run is gone or missing), 2 wrong flags, config, data or workdir, 3 the training diverged,
+1 anything else. After 2 and 3 the same command would fail again.
 """
 
 import logging
@@ -13,13 +14,21 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from moco_jax.commands.arguments import parse
+from moco_jax.commands.terminal import guarded
 from moco_jax.errors import (
     EXIT_FAILED,
-    EXIT_WRONG_INPUT,
-    CheckpointError,
+    EXIT_RESTART,
+    BackendError,
+    StorageError,
     TrainingDivergedError,
     WorkerError,
+    WrongInputError,
+    exit_code,
 )
+
+# One line says what they are; of others the traceback helps.
+EXPECTED = (WrongInputError, TrainingDivergedError, BackendError, StorageError, WorkerError)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: configs/NAME.py, with :ARG where it takes one."
@@ -68,46 +77,80 @@ class _Formatter(logging.Formatter):
 
 def main(argv: Sequence[str]) -> int:
     """Runs the experiment; returns the exit code."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    del argv
     set_up_logging()
+    from moco_jax.cluster.stop import ends_at_once
+
+    with ends_at_once(_end):
+        return _main()
+
+
+_line = None  # to the other processes
+
+
+def _end(name: str) -> None:
+    """Ends this process, and with it the others, where there is nothing to save."""
+    from moco_jax.cluster.lifeline import end_process
+
+    text = f"{name} outside of training steps: nothing to save; the same command resumes."
+    if _line:
+        _line.fail(EXIT_RESTART, text)
+    end_process(EXIT_RESTART, text)
+
+
+def _main() -> int:
     # JAX starts here, after the flags are known to be right.
     from moco_jax.cluster import rendezvous
+    from moco_jax.data.prefetch import end_with_stuck_threads
+    from moco_jax.files import is_trouble
     from moco_jax.training import loop
 
-    line, code, text = None, EXIT_FAILED, "an error of the program"
+    global _line
+    code, problem = EXIT_FAILED, ""
     try:
         place = rendezvous.find_place(
             COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, START_TIMEOUT.value
         )
         if place:
             set_up_logging(place.index)
-            line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
-        code = loop.run(CONFIG.value, WORKDIR.value, line)
-    except (ValueError, FileNotFoundError, CheckpointError) as error:
-        code, text = _report(error, EXIT_WRONG_INPUT)
-    except (TrainingDivergedError, WorkerError) as error:
-        code, text = _report(error, EXIT_FAILED)
+            _line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
+        code = loop.run(CONFIG.value, WORKDIR.value, _line)
+    except EXPECTED as error:
+        code, problem = _report(error)
     except (Exception, KeyboardInterrupt) as error:
-        if not line:
+        if is_trouble(error):
+            code, problem = EXIT_RESTART, _report(error)[1]
+        elif not _line:
             raise
-        text = rendezvous.explain(error)
-    if line:
-        rendezvous.leave(line, code, text)
+        else:
+            problem = rendezvous.explain(error)
+    if _line:
+        rendezvous.leave(_line, code, problem)
+    end_with_stuck_threads(code)
     return code
 
 
-def _report(error: Exception, code: int) -> tuple[int, str]:
+def _report(error: Exception) -> tuple[int, str]:
     log = logging.getLogger("moco_jax")
     log.error("%s", error)
     log.debug("", exc_info=True)
-    return code, str(error)
+    return exit_code(error), str(error)
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    """Absl's parser of flags, but one line and code 2 for what is wrong, and 0 after --help."""
+    try:
+        if code := guarded(lambda: parse(flags.FLAGS, argv)):
+            sys.exit(code)
+    except SystemExit as end:
+        sys.exit(0 if end.code == 1 else end.code)  # only absl's --help ends with 1
+    return list(argv[:1])
 
 
 def run() -> None:
     """The entry point."""
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=_parsed)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moco_jax.config import BACKENDS, choose
-from moco_jax.errors import InputError
+from moco_jax.errors import BackendError, InputError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def select_backend(backend: str) -> None:
 
     Raises:
       InputError: the name is unknown.
-      RuntimeError: the backend is not there. A run never falls back to the CPU unasked.
+      BackendError: the backend is not there. A run never falls back to the CPU unasked.
     """
     choose("backend", backend, BACKENDS)
     if backend == "auto":
@@ -43,11 +44,13 @@ def select_backend(backend: str) -> None:
     try:
         jax.config.update("jax_platforms", _PLATFORM[backend])
         found = jax.default_backend()
+    except AssertionError:  # a platform that no installed plugin knows: JAX's way to say so
+        found = "none of that name"
     except RuntimeError as error:
         found = f"none ({error})"
     if found != backend:
         hint = f" Install moco_jax[{_EXTRA[backend]}]?" if backend in _EXTRA else ""
-        raise RuntimeError(f"backend={backend!r} was asked for, but JAX found {found}.{hint}")
+        raise BackendError(f"backend={backend!r} was asked for, but JAX found {found}.{hint}")
 
 
 def use_compilation_cache(directory: str) -> None:
@@ -217,3 +220,12 @@ def _multiples(value: int, d: int) -> str:
 def _nearest(value: int, n: int) -> int:
     """The divisor of n nearest to a value."""
     return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - value))
+
+
+def everywhere(fact: bool) -> bool:
+    """Whether something holds in every process; to be asked before all compute together.
+
+    What one process alone sees (a file, an image that cannot be read) must not let it leave a
+    computation in which the others wait for it.
+    """
+    return bool(multihost_utils.process_allgather(np.array(fact)).all())

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 import pathlib
@@ -10,6 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from moco_jax import files
+from moco_jax.extras import extra
+from moco_jax.tensorboard import Board
+
+log = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
 # What the terminal shows of a row, in this order.
@@ -34,59 +41,116 @@ _MEASURED = {
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of `workdir/metrics.jsonl`; a last line cut short by a kill is left out."""
-    rows = []
-    for line in (pathlib.Path(workdir) / FILE).read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    """The rows of `workdir/metrics.jsonl`; what is damaged is left out.
+
+    A last line cut short by a kill is nothing special; other damage is said.
+    """
+    path = pathlib.Path(workdir) / FILE
+    rows, damaged = _parse(path)
+    if damaged:
+        log.warning("%s: %d damaged lines are left out", path, damaged)
     return rows
 
 
+def _parse(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
+    """Rows, and the number of complete lines that are none."""
+    lines = path.read_bytes().split(b"\n")
+    rows = [_row(line) for line in lines]
+    damaged = sum(row is None and bool(line) for row, line in zip(rows[:-1], lines))
+    return [row for row in rows if row is not None], damaged
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
 def _rewind(path: pathlib.Path, position: int) -> None:
-    """Moves rows past `position`, which will be written again, to a file of their own."""
+    """Moves rows past `position`, which will be written again, to a file of their own.
+
+    A damaged file is kept beside the one with what can be read of it.
+    """
     if not path.exists():
         return
-    rows = read(path.parent)
+    rows, damaged = files.retrying(f"reading {path}", lambda: _parse(path))
+    if damaged:
+        files.set_aside(path)
     keep = [row for row in rows if row["step"] <= position and position > 0]
-    if rows[len(keep) :]:
-        with path.with_name("metrics.superseded.jsonl").open("a") as f:
-            f.writelines(json.dumps(row) + "\n" for row in rows[len(keep) :])
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in keep))
-    part.replace(path)
+    if gone := [row for row in rows if row not in keep]:
+        superseded = path.with_name("metrics.superseded.jsonl")
+        _append(superseded, "".join(json.dumps(row) + "\n" for row in gone))
+    files.write(path, "".join(json.dumps(row) + "\n" for row in keep))
+
+
+def _append(path: pathlib.Path, text: str) -> None:
+    """Appends lines, all of them or, when that fails for long, none.
+
+    Raises:
+      StorageError: it still fails after some time.
+    """
+
+    def attempt() -> None:
+        with path.open("ab") as f:
+            size = f.tell()
+            try:
+                f.write(text.encode())
+                f.flush()
+            except OSError:
+                f.truncate(size)  # not half a line
+                raise
+
+    files.retrying(f"writing {path}", attempt)
 
 
 class Writer:
     """Appends rows to metrics.jsonl and TensorBoard; not-finite numbers become null."""
 
     def __init__(self, workdir: pathlib.Path, position: int, tensorboard: bool):
-        path = pathlib.Path(workdir) / FILE
-        _rewind(path, position)
-        self._file = path.open("a")
-        self._board = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter  # 3 s to import
+        """Begins after `position`.
 
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=position + 1)
+        Raises:
+          InputError: the library for TensorBoard's files is not installed.
+          StorageError: metrics.jsonl cannot be written. What fails for TensorBoard is only said.
+        """
+        self._path = pathlib.Path(workdir) / FILE
+        _rewind(self._path, position)
+        self._board: Board | None = None
+        if tensorboard:
+            with extra("tensorboard", "log.tensorboard"), self._without_board():
+                self._board = Board(pathlib.Path(workdir) / "tensorboard", position)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Writes one row; it has a key 'step'."""
+        """Writes one row; it has a key 'step'.
+
+        Raises:
+          StorageError: metrics.jsonl cannot be written.
+        """
         clean = {
             k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
         }
-        self._file.write(json.dumps(clean) + "\n")
-        self._file.flush()
-        for name, value in clean.items() if self._board else ():
-            if name != "step" and isinstance(value, int | float):
-                self._board.add_scalar(name, value, row["step"])
+        _append(self._path, json.dumps(clean) + "\n")
+        if self._board:
+            scalars = {k: v for k, v in clean.items() if isinstance(v, int | float) and k != "step"}
+            with self._without_board():
+                self._board.write(scalars, row["step"])
 
     def close(self) -> None:
-        """Flushes and closes both files."""
-        self._file.close()
+        """Ends TensorBoard's file."""
         if self._board:
-            self._board.close()
+            with self._without_board():
+                self._board.close()
+
+    @contextlib.contextmanager
+    def _without_board(self) -> Iterator[None]:
+        """Goes on without TensorBoard when it fails, and says so, once."""
+        try:
+            yield
+        except OSError as error:
+            self._board = None
+            log.warning("Nothing more for TensorBoard: %s; %s has all", error, FILE)
 
 
 def duration(seconds: float) -> str:

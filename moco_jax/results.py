@@ -6,7 +6,13 @@ import os
 import pathlib
 from typing import Any
 
+from moco_jax import files
+
 FILE = "results.json"
+_KEYS = {
+    "evaluation": str, "protocol": str, "settings": dict, "seed": int, "split": str,
+    "examples": int, "metrics": dict,
+}  # fmt: skip
 
 
 def add(
@@ -33,7 +39,10 @@ def add(
       metrics: 'top1', 'top5' ..., shares in [0, 1].
 
     Returns:
-      The record, as it stands in the file.
+      The record, as it stands in the file. A damaged file is set aside.
+
+    Raises:
+      StorageError: the file cannot be written.
     """
     record = {
         "evaluation": evaluation,
@@ -46,15 +55,27 @@ def add(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     same = ("evaluation", "settings", "seed", "split")
-    others = [r for r in read(workdir) if any(r[key] != record[key] for key in same)]
     path = pathlib.Path(workdir) / FILE
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps([*others, record], indent=2) + "\n")
-    part.replace(path)
+    before = read(workdir)
+    if not before and path.exists() and path.stat().st_size and path.read_bytes().strip() != b"[]":
+        files.set_aside(path)
+    others = [r for r in before if any(r[key] != record[key] for key in same)]
+    files.write(path, json.dumps([*others, record], indent=2) + "\n")
     return record
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of `workdir/results.json`, oldest first; none where there is no such file."""
-    path = pathlib.Path(workdir) / FILE
-    return json.loads(path.read_text()) if path.exists() else []
+    """The records of `workdir/results.json`, oldest first; none where there is no such file.
+
+    None, with a warning, where it is damaged.
+    """
+    return files.read_json(pathlib.Path(workdir) / FILE, list, _are_records)
+
+
+def _are_records(content: list[Any]) -> bool:
+    return all(
+        isinstance(r, dict)
+        and r.keys() >= _KEYS.keys()
+        and all(isinstance(r[k], kind) for k, kind in _KEYS.items())
+        for r in content
+    )

@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 import jax
 
 import moco_jax
-from moco_jax import places
+from moco_jax import files
+from moco_jax.cluster import lock
+from moco_jax.cluster.door import listening_host
 from moco_jax.cluster.lifeline import Line
+from moco_jax.cluster.switchboard import GONE
 from moco_jax.config import ConfigDict, as_json, flat
-from moco_jax.errors import EXIT_RESTART, InputError
+from moco_jax.errors import InputError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,12 @@ class Place(NamedTuple):
         """Host and port of the line between the processes."""
         host, port = self.coordinator.rsplit(":", 1)
         return host.strip("[]"), int(port) + 1
+
+    @property
+    def bind(self) -> str | None:
+        """Where process 0's service of JAX listens; None: on all of its addresses."""
+        host = listening_host(self.line[0])
+        return f"{f'[{host}]' if ':' in host else host}:{self.line[1] - 1}" if host else None
 
 
 def find_place(
@@ -90,8 +99,7 @@ def _number(name: str, variable: str, value: int | None) -> int | None:
 
 
 def _detect(coordinator: str | None, count: int | None, index: int | None, timeout: int) -> tuple:
-    # JAX offers this only inside of its initialize(), which aborts when a process is missing.
-    from jax._src.clusters import ClusterEnv
+    from moco_jax.cluster.private_jax import ClusterEnv
 
     if "OMPI_MCA_orte_hnp_uri" not in os.environ:  # there JAX takes the job's number
         os.environ.setdefault("JAX_COORDINATOR_PORT", str(_port(os.environ.get("SLURM_JOB_ID"))))
@@ -139,6 +147,7 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
 
     Raises:
       InputError: version, config or workdir differ, the same text on all processes.
+      StorageError: the workdir cannot be written, and the machine is to blame.
     """
     log.info(
         "Process %d of %d; coordinator %s (JAX) and port %d",
@@ -146,10 +155,10 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
     )  # fmt: skip
     line = Line(place.line, place.count, place.index, timeout)
     try:
-        everyone = line.exchange(_facts(config))
+        everyone = line.exchange(_facts(config), "all to tell their config")
         check_same(everyone)
         _check_workdir(line, place.index, workdir, everyone)
-    except ValueError:
+    except (InputError, StorageError):
         line.close()
         raise
     jax.config.update("jax_enable_preemption_service", False)  # see moco_jax.cluster.stop
@@ -160,20 +169,23 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
         local_device_ids=_local_devices(place, [facts["host"] for facts in everyone]),
         cluster_detection_method="deactivate",
         initialization_timeout=timeout,
+        heartbeat_timeout_seconds=int(2 * GONE),  # the line is first: JAX's service would abort
+        coordinator_bind_address=place.bind if place.index == 0 else None,
     )
     log.info("All are here: %s", ", ".join(f"{i} on {f['host']}" for i, f in enumerate(everyone)))
     return line
 
 
-def leave(line: Line, code: int, text: str) -> None:
-    """Ends a process of several: in order, or at once and with the others.
+def leave(line: Line, code: int, problem: str) -> None:
+    """Ends a process of several: in order, or with a problem at once and with the others.
 
     A process that fails would wait at exit for those that wait for it in the next step.
     """
-    if code in (0, EXIT_RESTART):
+    if not problem:
         line.close()
         return
-    line.fail(code, text)
+    line.fail(code, problem)
+    lock.release()
     sys.stderr.flush()
     os._exit(code)
 
@@ -221,10 +233,11 @@ def _check_workdir(line: Line, index: int, workdir: str, everyone: list[dict]) -
     said = line.exchange([f".shared-{secrets.token_hex(8)}", _refusal(workdir)])
     if refusals := [refusal for _, refusal in said if refusal]:
         raise InputError(refusals[0])
-    folder, name = places.local("workdir", workdir), said[0][0]
-    problem = _make(folder / name) if index == 0 else ""
-    if problem := line.exchange(problem)[0]:
-        raise InputError(problem)
+    folder, name = files.workdir_path(workdir), said[0][0]
+    problem = _make(folder / name) if index == 0 else ["", False]
+    problem, may_pass = line.exchange(problem, "process 0 to write into the workdir")[0]
+    if problem:
+        raise (StorageError if may_pass else InputError)(problem)
     here = everyone[index]["host"] == everyone[0]["host"]
     found = _wait_for(folder / name, 1.0 if here else _SHARED_SECONDS)
     seen = line.exchange([found, str(folder)])
@@ -245,20 +258,20 @@ def _check_workdir(line: Line, index: int, workdir: str, everyone: list[dict]) -
 def _refusal(workdir: str) -> str:
     """Why this workdir is none, if so."""
     try:
-        places.local("workdir", workdir)
+        files.workdir_path(workdir)
     except InputError as error:
         return str(error)
     return ""
 
 
-def _make(path: pathlib.Path) -> str:
-    """Makes a file; returns what went wrong."""
+def _make(path: pathlib.Path) -> list[Any]:
+    """Makes a file; returns what went wrong, and whether it may pass."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.prepare_workdir(path.parent)
         path.touch()
-    except OSError as error:
-        return f"workdir={str(path.parent)!r} cannot be written: {error}"
-    return ""
+    except (OSError, InputError) as error:
+        return [str(error), files.is_trouble(error)]
+    return ["", False]
 
 
 def _wait_for(path: pathlib.Path, seconds: float) -> bool:

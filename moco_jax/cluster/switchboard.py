@@ -4,22 +4,27 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from moco_jax.errors import EXIT_RESTART, EXIT_WRONG_INPUT, InputError
+from moco_jax.cluster.door import Door
+from moco_jax.cluster.hello import Hello
+from moco_jax.errors import EXIT_FAILED, EXIT_RESTART, EXIT_WRONG_INPUT
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 10.0  # seconds for a connection to be made and to say who it is
-_KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # 30 s in all
+TICK = 5.0  # seconds between two signs of life
+QUIET = 60.0  # seconds of waiting, after which it is said for whom
+GONE = 600.0  # seconds without a sign of life, after which a process counts as gone
+LATE = 3600.0  # seconds in which all must have come to a point where they wait for each other
 _LONGEST = 1 << 24  # bytes of a message
 
 
 class Hub:
     """What process 0 runs: a thread for each connection."""
 
-    def __init__(self, address: tuple[str, int], count: int, timeout: float):
+    def __init__(self, address: tuple[str, int], count: int, timeout: float, token: bytes):
         """Listens on the port of `address` for `count` processes, `timeout` seconds long.
 
         Raises:
@@ -27,39 +32,33 @@ class Hub:
         """
         self._count = count
         self._here: dict[int, tuple[socket.socket, str]] = {}
+        self._heard: dict[int, float] = {}
         self._values: dict[int, Any] = {}
+        self._waiting: tuple[float, str] | None = None  # since when, and for what
         self._positions: dict[int, int] | None = None  # None until one wants to stop
         self._refused: list[str] = []
         self._over = False
         self._lock = threading.RLock()
-        self._server = _listen_on(address)
-        threading.Thread(target=self._accept, name="hub", daemon=True).start()
-        roll_call = threading.Timer(timeout, self._call_roll, [timeout])
-        roll_call.daemon = True
-        roll_call.start()
+        Door(address, token, self._serve)
+        threading.Thread(target=self._watch, args=[timeout], name="hub", daemon=True).start()
 
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._server.accept()
-            keep_alive(connection)
-            threading.Thread(target=self._serve, args=[connection], daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        incoming = messages(connection)
-        index, orderly = self._admit(connection, incoming), False
-        if index is None:
+    def _serve(self, connection: socket.socket, hello: Hello) -> None:
+        if not self._take_in(connection, hello):
             connection.close()
             return
-        name = f"Process {index} on {self._here[index][1]}"
-        for message in incoming:
+        index, orderly = hello.index, False
+        name = self._name(index)
+        for message in messages(connection):
+            self._heard[index] = time.monotonic()
             if "value" in message:
-                self._collect(index, message["value"])
+                self._collect(index, message["value"], message["what"])
             elif "stop" in message:
                 self._hold(f"{message['stop']} to {name[0].lower()}{name[1:]}")
             elif "position" in message:
                 self._collect_position(index, message["position"])
             elif "failed" in message:
-                self._stop(message["failed"], f"{name} stopped: {message['text']}", index)
+                code = message["failed"] or EXIT_FAILED
+                self._stop(code, f"{name} stopped: {message['text']}", index)
             elif "bye" in message:
                 self._part(index)
             orderly = orderly or "failed" in message or "bye" in message
@@ -69,37 +68,38 @@ class Hub:
             del self._here[index]
             self._settle()
 
-    def _admit(self, connection: socket.socket, incoming: Iterator[dict[str, Any]]) -> int | None:
-        """The number of the process that came, or None for one that is not of the run."""
-        connection.settimeout(PATIENCE)
-        hello = next(incoming, None)
-        connection.settimeout(None)
-        if not isinstance(hello, dict) or "process" not in hello:
-            return None  # a port scanner, not a process
-        index, of, host = hello["process"], hello["of"], hello["host"]
+    def _take_in(self, connection: socket.socket, hello: Hello) -> bool:
+        index, of, host = hello
         with self._lock:
-            if of != self._count:
+            if of != self._count or index >= of:
                 problem = f"process {index} on {host} expects {of} processes, not {self._count}"
             elif index in self._here:
                 problem = f"process {index} came from {self._here[index][1]} and from {host}"
             else:
                 self._here[index] = connection, host
-                return index
+                self._heard[index] = time.monotonic()
+                send(connection, {"admitted": True})
+                return True
             self._refused.append(problem)
         send(connection, {"over": EXIT_WRONG_INPUT, "text": f"Refused: {problem}"})
-        return None
+        return False
 
-    def _collect(self, index: int, value: Any) -> None:
+    def _name(self, index: int) -> str:
+        return f"Process {index} on {self._here[index][1]}"
+
+    def _collect(self, index: int, value: Any, what: str) -> None:
         with self._lock:
+            self._waiting = self._waiting or (time.monotonic(), what)
             self._values[index] = value
             if len(self._values) == self._count:
-                values, self._values = self._values, {}
+                values, self._values, self._waiting = self._values, {}, None
                 self._tell({"values": [values[i] for i in range(self._count)]})
 
     def _hold(self, reason: str) -> None:
         with self._lock:
             if self._positions is None:
                 self._positions = {}
+                self._waiting = time.monotonic(), "all to stop after the same step"
                 self._tell({"hold": reason})
 
     def _collect_position(self, index: int, position: int) -> None:
@@ -110,6 +110,7 @@ class Hub:
     def _settle(self) -> None:
         """Names the last step once all that are still here have told where they are."""
         if self._positions and self._positions.keys() >= self._here.keys():
+            self._waiting = None
             self._tell({"last": max(self._positions.values()) + 1})
 
     def _part(self, index: int) -> None:
@@ -120,8 +121,51 @@ class Hub:
             else:
                 send(self._here[index][0], {"bye": True})
 
+    def _watch(self, timeout: float) -> None:
+        """Calls the roll once, and asks everyone for signs of life for ever."""
+        start, called, said = time.monotonic(), False, 0.0
+        while not self._over:
+            before = time.monotonic()
+            time.sleep(min(TICK, timeout / 4) if not called else TICK)
+            now = time.monotonic()
+            with self._lock:
+                if now - before > 3 * TICK:  # it was this process that slept
+                    self._heard = dict.fromkeys(self._heard, now)
+                if not called and now - start > timeout:
+                    called = True
+                    self._call_roll(timeout)
+                self._tell({"alive": True})
+                late = [*self._silent(now), *self._awaited(now)]
+                if late and now - said > QUIET:
+                    said = now
+                    self._tell({"note": "; ".join(late)})
+
+    def _silent(self, now: float) -> list[str]:
+        texts = []
+        for index in self._here:
+            silence = now - self._heard[index]
+            text = f"{self._name(index)} has given no sign of life for {silence:.0f} s"
+            if silence > GONE:
+                self._stop(EXIT_RESTART, f"{text}; the same command resumes.")
+            elif silence > QUIET:
+                texts.append(f"{text}: stopped, or its machine is in trouble")
+        return texts
+
+    def _awaited(self, now: float) -> list[str]:
+        if self._waiting is None or now - self._waiting[0] < QUIET:
+            return []
+        since, what = self._waiting
+        told = self._values if self._values else self._positions or {}
+        names = ", ".join(
+            f"process {i} on {host}" for i, (_, host) in self._here.items() if i not in told
+        )
+        text = f"Waiting for {now - since:.0f} s for {names}: {what}"
+        if now - since > LATE:
+            self._stop(EXIT_RESTART, f"{text}; the same command resumes.")
+        return [text]
+
     def _call_roll(self, timeout: float) -> None:
-        missing = [str(i) for i in range(self._count) if i not in self._here]
+        missing = [str(i) for i in range(self._count) if i not in self._heard]
         if missing:
             here = ", ".join(f"{i} on {host}" for i, (_, host) in sorted(self._here.items()))
             text = f"Missing after {timeout:.0f} s: process {', '.join(missing)} of {self._count}"
@@ -139,28 +183,6 @@ class Hub:
     def _tell(self, message: dict[str, Any]) -> None:
         for index in sorted(self._here, reverse=True):  # process 0 last: it holds the hub
             send(self._here[index][0], message)
-
-
-def _listen_on(address: tuple[str, int]) -> socket.socket:
-    try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(
-                ("", address[1]), family=socket.AF_INET6, dualstack_ipv6=True
-            )
-        return socket.create_server(("", address[1]))
-    except OSError as error:
-        raise InputError(
-            f"process 0 cannot listen on port {address[1]} ({error.strerror}): does another "
-            f"process 0 run here? Another coordinator port may be free."
-        ) from error
-
-
-def keep_alive(connection: socket.socket) -> None:
-    """Has TCP ask a silent other end whether it is there, and break the connection if not."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEP_ALIVE.items():
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:

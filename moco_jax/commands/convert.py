@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from moco_jax import convert
-from moco_jax.commands.terminal import guarded
+from moco_jax.commands.terminal import check_writable, guarded
 from moco_jax.convert.arch import ARCHS
 from moco_jax.convert.contents import ROLES
 from moco_jax.convert.formats import FORMATS
@@ -40,4 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Converts; returns the exit code."""
     flags = parser().parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be in use, and does not help
-    return guarded(lambda: convert.convert(**vars(flags)))
+
+    def run() -> None:
+        check_writable(flags.target)
+        convert.convert(**vars(flags))
+
+    return guarded(run)

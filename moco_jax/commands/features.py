@@ -18,7 +18,7 @@ import numpy as np
 
 from moco_jax.cluster.stop import stop_requested
 from moco_jax.commands.embedding import Embedding, add_flags, open_flags, parts_of
-from moco_jax.commands.terminal import guarded
+from moco_jax.commands.terminal import check_writable, guarded
 from moco_jax.data.source import Source
 from moco_jax.errors import EXIT_RESTART, InputError, NotFiniteError
 from moco_jax.evals.extraction import Encode, Features, feature_batches
@@ -126,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int | None:
         check_out(flags.out)
+        check_writable(flags.out)
         if write(open_flags(flags), flags.split, flags.out):
             return None
         log.warning("Stopped; the same command resumes.")

@@ -11,9 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from moco_jax import places
+from moco_jax import places, results
 from moco_jax.commands.embedding import Embedding, add_flags, open_flags
-from moco_jax.commands.terminal import guarded, numbers
+from moco_jax.commands.terminal import check_writable, guarded, numbers
 from moco_jax.convert.formats.ours import is_ours
 from moco_jax.data.source import Splits
 from moco_jax.data.subset import labelled_only
@@ -73,9 +73,11 @@ def folder_of(checkpoint: str) -> pathlib.Path:
 
 def run(flags: argparse.Namespace) -> None:
     """Measures, prints and saves."""
+    out = places.local("out", flags.out) if flags.out else None
+    if out:
+        check_writable(out / results.FILE)
     e = open_flags(flags)
-    c = options(flags, e.encoder.config)
-    folder = places.local("out", flags.out) if flags.out else folder_of(flags.checkpoint)
+    c, folder = options(flags, e.encoder.config), out or folder_of(flags.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     print(e.encoder.name)
     data = Splits(*map(labelled_only, e.splits))
@@ -88,7 +90,7 @@ def run(flags: argparse.Namespace) -> None:
         knn_accuracy.save(folder, outcome, settings, e.encoder.config.seed)
         print(f"{name}: {outcome.examples} images of {outcome.split}, bank of {outcome.bank}")
         print("\n".join(map(row, outcome.scores)), flush=True)
-    print(f"Results in {folder / 'results.json'}")
+    print(f"Results in {folder / results.FILE}")
 
 
 def overridden(flags: argparse.Namespace) -> dict[str, Any]:

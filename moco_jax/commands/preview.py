@@ -4,6 +4,7 @@ A picture of eight images and their views as the network sees them. Options of t
 overridden: --config.data.source=folder:PATH. Exit codes: 0 done, 2 wrong input.
 """
 
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -11,12 +12,16 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from moco_jax.commands.terminal import guarded
+from moco_jax import options
+from moco_jax.commands.arguments import parse
+from moco_jax.commands.terminal import check_writable, guarded
+from moco_jax.config import choose
 from moco_jax.data import contact_sheet, pipeline
 from moco_jax.data.source import log_data
-from moco_jax.errors import InputError
 from moco_jax.protocols import make_task
-from moco_jax.training.experiment import facts_of
+from moco_jax.training.facts import facts_of
+
+PICTURES = (".jpg", ".png", ".webp")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     def run() -> None:
-        try:
-            values(["preview", *argv])
-        except flags.Error as error:
-            raise InputError(error) from error
+        parse(values, ["preview", *argv])
+        options.check(config.value)
+        check_writable(out.value)
+        choose("the end of --out", pathlib.Path(out.value).suffix.lower(), PICTURES)
         c = config.value
         splits = pipeline.open_data(c.data)
         log_data(splits)

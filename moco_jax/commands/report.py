@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 
 from moco_jax import report
-from moco_jax.commands.terminal import guarded
+from moco_jax.commands.terminal import check_writable, guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,4 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # nothing is computed
     default = report.FILE if len(flags.runs) > 1 else pathlib.Path(flags.runs[0], report.FILE)
-    return guarded(lambda: print(report.compare(flags.runs, flags.out or default)))
+
+    def run() -> None:
+        out = flags.out or default
+        if flags.out:
+            check_writable(out)
+        print(report.compare(flags.runs, out))
+
+    return guarded(run)

@@ -1,10 +1,12 @@
 """What the commands share: their lines on the terminal, their exit codes."""
 
 import logging
+import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from moco_jax.errors import EXIT_WRONG_INPUT, CheckpointError
+from moco_jax.errors import BackendError, InputError, StorageError, WrongInputError, exit_code
 
 
 def set_up_logging() -> None:
@@ -16,12 +18,29 @@ def set_up_logging() -> None:
 
 
 def guarded(main: Callable[[], int | None]) -> int:
-    """The exit code of a command: its own, or 2 after saying what is wrong with its input."""
+    """The exit code of a command: its own, or after saying what is wrong that of the error.
+
+    An error that is nobody's input keeps its traceback, and Python ends with code 1.
+    """
     try:
         return main() or 0
-    except (ValueError, OSError, CheckpointError) as error:
+    except (WrongInputError, BackendError, StorageError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
-        return EXIT_WRONG_INPUT
+        return exit_code(error)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Refuses a file that cannot be written, before anything is computed.
+
+    Raises:
+      InputError: it is a folder, or its folder cannot be written.
+    """
+    path = pathlib.Path(path)
+    folder = next((p for p in path.absolute().parents if p.exists()), pathlib.Path("/"))
+    if path.is_dir():
+        raise InputError(f"{path} cannot be written: it is a folder")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path} cannot be written: {folder} is no folder that may be written to")
 
 
 def numbers(kind: type) -> Callable[[str], tuple]:

@@ -51,6 +51,11 @@ class Contents(NamedTuple):
     extra: dict[str, Any] = {}
     partial: bool = False
 
+    @property
+    def position(self) -> int:
+        """Batches consumed so far: updates, and steps that were left out."""
+        return self.step + int(self.leaves.get("skipped", (0, 0))[0])
+
     def holds(self, prefix: str) -> bool:
         """Whether any leaf lies under a '/'-terminated prefix."""
         return any(name.startswith(prefix) for name in self.leaves)

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from moco_jax.data import decoding, host_crop, workers
 from moco_jax.data.source import EncodedSource
-from moco_jax.errors import BadImage
+from moco_jax.errors import BadImage, StorageError
+from moco_jax.files import is_trouble, retrying
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def read(source: EncodedSource, index: int, max_pixels: int) -> tuple[np.ndarray
       BadImage: it cannot be read; the message names it.
     """
     with _naming(source, index):
-        encoded, label = source.read(index)
+        encoded, label = _fetch(source, index)
         header = decoding.read_header(encoded, max_pixels, source.levels)
         return decoding.decode(encoded, levels=header.levels), label
 
@@ -137,11 +138,19 @@ def deep_values(source: EncodedSource, index: Sequence[int], max_pixels: int) ->
                 yield found
 
 
+def _fetch(source: EncodedSource, index: int) -> tuple[bytes, int]:
+    """The encoded bytes and label of `source[index]`, tried again in the machine's trouble."""
+    name = source.item_name(index)
+    return retrying(f"reading {name}", lambda: source.read(index), is_trouble)
+
+
 @contextlib.contextmanager
 def _naming(source: EncodedSource, index: int) -> Iterator[None]:
     """Makes an error that reading an image may bring a BadImage with the image's name."""
     try:
         yield
+    except StorageError:
+        raise  # not the image's fault
     except (BadImage, OSError) as error:
         raise BadImage(f"{source.item_name(index)}: {error}") from error
 
@@ -159,7 +168,7 @@ def _load_views(
     for used in (i % len(source) for i in range(index, index + _IN_A_ROW)):
         try:
             with _naming(source, used):
-                encoded, label = source.read(used)
+                encoded, label = _fetch(source, used)
                 header = decoding.read_header(encoded, max_pixels, source.levels)
                 rng = host_crop.generator(seed, epoch, used)
                 host_crop.random_views(encoded, header, rng, regions, out)

@@ -2,6 +2,9 @@
 
 import atexit
 import collections
+import logging
+import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,8 +12,22 @@ from typing import Any, Self
 
 from moco_jax.errors import InputError
 
+log = logging.getLogger(__name__)
+
 _POLL_SECONDS = 0.001
+_SIGNAL_SECONDS = 0.2  # in which a wait notices that nobody wants the batch any more
+_PATIENCE = 30.0  # seconds for a batch in work to be done
+_stuck: list[threading.Thread] = []  # that wait for a file system which does not answer
 _IDLE: Callable[[], bool] = lambda: False  # noqa: E731
+
+
+def end_with_stuck_threads(code: int) -> None:
+    """Ends the process with this exit code, if Python's own way would wait for a read for ever."""
+    if any(thread.is_alive() for thread in _stuck):
+        for worker in multiprocessing.active_children():
+            worker.kill()  # one that is stopped would stay for ever
+        logging.shutdown()
+        os._exit(code)
 
 
 class Prefetcher:
@@ -61,12 +78,15 @@ class Prefetcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def get(self, busy: Callable[[], bool] = _IDLE) -> dict[str, Any]:
+    def get(
+        self, busy: Callable[[], bool] = _IDLE, gives_up: Callable[[], bool] = _IDLE
+    ) -> dict[str, Any] | None:
         """Returns the next batch.
 
         Args:
           busy: Whether the device still has work. While it does, waiting here costs nothing and
             is not counted.
+          gives_up: Whether to wait no longer, and to return None.
 
         Raises:
           StopIteration: after the last batch.
@@ -75,9 +95,11 @@ class Prefetcher:
         with self._changed:
             idle = False
             while not (self._ready or self._ended or self._closed):
+                if gives_up():
+                    return None
                 idle = idle or not busy()
                 start = time.perf_counter()
-                self._changed.wait(None if idle else _POLL_SECONDS)
+                self._changed.wait(_SIGNAL_SECONDS if idle else _POLL_SECONDS)
                 self.wait_seconds += (time.perf_counter() - start) if idle else 0.0
             if self._error:
                 raise self._error
@@ -90,12 +112,15 @@ class Prefetcher:
             return batch
 
     def close(self) -> None:
-        """Ends the thread and waits for its end. A second call does nothing."""
+        """Ends the thread and waits for its end, but not for ever. A second call does nothing."""
         with self._changed:
             self._closed = True
             self._ready.clear()
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(_PATIENCE)
+        if self._thread.is_alive():
+            _stuck.append(self._thread)
+            log.warning("A read hangs: its thread is left behind")
         atexit.unregister(self.close)
 
     def _fill(self) -> None:

@@ -39,7 +39,7 @@ def open_tfds(name: str, opening: Opening = Opening()) -> Splits:
     """
     builder = _builder(name)
     if not builder.is_prepared():
-        builder.download_and_prepare(file_format="array_record")
+        _prepare(name, builder)
     formats = {kind.value for kind in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise InputError(
@@ -59,6 +59,19 @@ def open_tfds(name: str, opening: Opening = Opening()) -> Splits:
         notes = f"not the splits {', '.join(map(repr, unused))}"
         train = dataclasses.replace(train, understood=train.understood.noting(notes))
     return Splits(train, test and _source(name, builder, test, opening))
+
+
+def _prepare(name: str, builder: tfds.core.DatasetBuilder) -> None:
+    """Downloads and prepares a data set, where its licence allows that without a person."""
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except AssertionError as error:  # TFDS's way to ask for archives that are fetched by hand
+        if "Manual directory" not in str(error):
+            raise
+        raise InputError(
+            f"tfds:{name} is not prepared in {builder.data_path}, and its archives have to be "
+            f"fetched by hand; docs/data.md tells how. TFDS says: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _builder(name: str) -> tfds.core.DatasetBuilder:

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import functools
+import logging
 import math
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import pickle
 import queue
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -20,9 +22,12 @@ import numpy as np
 
 from moco_jax.errors import InputError, WorkerError
 
+log = logging.getLogger(__name__)
+
 # An image of ImageNet's size holds the interpreter's lock for 3% of its time
 # (benchmarks/RESULTS.md), so that eight threads leave three quarters of it to the trainer.
 THREADS_PER_PROCESS = 8
+LONG = 60.0  # seconds of a wait, after which it is said what is waited for
 _PATIENCE = 10.0  # seconds that an ending worker is waited for
 _CONTEXT = multiprocessing.get_context("spawn")  # a fork would inherit JAX's threads and locks
 
@@ -126,7 +131,7 @@ class _Processes:
         process, connection = self._idle.get()
         try:
             connection.send(job)
-            good, result = connection.recv()
+            good, result = _answer(process, connection)
         except (EOFError, OSError) as error:
             raise self._broken(process) from error
         finally:
@@ -153,6 +158,17 @@ class _Processes:
         for process in self._processes:
             process.join(_PATIENCE)
             process.kill()
+
+
+def _answer(process: multiprocessing.Process, connection: Connection) -> tuple[bool, Any]:
+    """What a worker answers; a wait that is long is said."""
+    start = time.monotonic()
+    while not connection.poll(LONG):
+        log.warning(
+            "%s (pid %d) has not answered for %.0f s: it is stopped, or a read hangs",
+            process.name, process.pid, time.monotonic() - start,
+        )  # fmt: skip
+    return connection.recv()
 
 
 def _pickled(load: Load) -> bytes:

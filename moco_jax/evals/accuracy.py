@@ -90,17 +90,22 @@ def _tally(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> tuple[jax.A
     return hits(logits, labels, mask), *counts
 
 
-def report(test: Accuracy, held_out: Accuracy | None) -> dict[str, float]:
+def report(
+    test: Accuracy, held_out: Accuracy | None, alive: np.ndarray | None = None
+) -> dict[str, float]:
     """The row of metrics: of the head that is best on held-out images, beside the protocol's own.
 
     Args:
       test: on the test images.
       held_out: on training images held out; None: there is one head.
+      alive: bool (L,), the heads that can be chosen, and shown as the own one; None: all.
     """
     if held_out is None:
         return _row(test, 0)
-    head = int(np.argmax(held_out.top1))  # the protocol's own, 0, where it is as good as another
-    own = {f"{name}_own": value for name, value in _row(test, 0).items()}
+    alive = np.ones(len(held_out.top1), bool) if alive is None else np.asarray(alive)
+    # The protocol's own, 0, where it is as good as another.
+    head = int(np.argmax(np.where(alive, held_out.top1, -1.0)))
+    own = {f"{name}_own": value for name, value in _row(test, 0).items()} if alive[0] else {}
     return _row(test, head) | own | {"head": head, "held_out_top1": float(held_out.top1[head])}
 
 

@@ -4,6 +4,7 @@ N images, F features
 """
 
 import hashlib
+import os
 import pathlib
 import shutil
 import socket
@@ -55,6 +56,7 @@ def _shared(
                 file.parent.mkdir(mode=0o700)
                 shape = (most, part.features.shape[1])
                 array = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+                _allocate(file)
             array[rows] = part.features
     if writing:
         array.flush()
@@ -64,6 +66,13 @@ def _shared(
     if writing:
         shutil.rmtree(file.parent)  # those who have mapped it keep it
     return bank, np.concatenate(labels)
+
+
+def _allocate(file: pathlib.Path) -> None:
+    """Takes the space now: writing to a map of a full disk would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def _place() -> tuple[bool, bool]:

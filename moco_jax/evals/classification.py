@@ -1,16 +1,20 @@
 """Accuracy of what was trained with labels, on all test images; at the end into results.json."""
 
+import logging
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from moco_jax import results
 from moco_jax.data.source import Source
 from moco_jax.evals.accuracy import Accuracy, accuracy, report
 from moco_jax.evals.evaluation import Context, Evaluation, Measure
-from moco_jax.protocols.supervised import describe_head
+from moco_jax.protocols.heads import describe_head, name_head
+
+log = logging.getLogger(__name__)
 
 TITLES = {"linear": "Linear probe", "finetune": "Fine-tuning"}
 
@@ -23,20 +27,34 @@ def _make(context: Context) -> Measure | None:
     def on(state: Any, source: Source, limit: int = 0) -> Accuracy:
         return accuracy(partial(context.predict, state), context.batches(source, limit))
 
+    named: set[int] = set()
+
     def measure(state: Any, position: int) -> dict[str, float]:
         if position == 0:  # what is wrong with the evaluation shows before the training
             on(state, data.test, config.data.eval_batch_size)
             return {}
         test, chooser = on(state, data.test), on(state, held_out) if held_out else None
-        row = report(test, chooser)
+        alive = np.asarray(state.method_state.get("alive", True)).reshape(-1)
+        row = report(test, chooser, alive if chooser else None)
+        _name_frozen(config, alive, named)
         if position == context.steps and jax.process_index() == 0:
-            _add_result(context, row, test, chooser)
+            _add_result(context, row, test, chooser, alive)
         return row
 
     return measure
 
 
-def _add_result(context: Context, row: dict, test: Accuracy, held_out: Accuracy | None) -> None:
+def _name_frozen(config: ConfigDict, alive: np.ndarray, named: set[int]) -> None:
+    """Says, once for each, which heads are frozen."""
+    for head in set(np.flatnonzero(~alive).tolist()) - named:
+        text = "Frozen: %s, whose loss or gradient was not finite; it is left out of the choice"
+        log.warning(text, name_head(config, head))
+        named.add(head)
+
+
+def _add_result(
+    context: Context, row: dict, test: Accuracy, held_out: Accuracy | None, alive: np.ndarray
+) -> None:
     c, task = context.config, context.task
     kind = "linear" if task.heads else "finetune"
     protocol = f"{task.recipe}; {c.optim.name}, {c.optim.schedule}, {c.epochs:g} epochs"
@@ -47,6 +65,8 @@ def _add_result(context: Context, row: dict, test: Accuracy, held_out: Accuracy 
     if held_out:
         heads = [describe_head(c, i) for i in range(len(task.heads))]
         tops = [{"held_out_top1": float(top1)} for top1 in held_out.top1]
+        for head in np.flatnonzero(~alive):
+            tops[head] = {"frozen": True}
         settings["held_out"] = len(context.held_out)
         settings["sweep"] = [head | top for head, top in zip(heads, tops, strict=True)]
         settings["chosen"] = heads[row["head"]]

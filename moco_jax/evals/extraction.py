@@ -50,8 +50,8 @@ def feature_batches(encode: Encode, batches: Prefetcher) -> Iterator[Features]:
       NotFiniteError: there is a NaN or an infinity among them.
     """
     ahead = collections.deque()
-    with batches:
-        for batch in batches:
+    with batches as ready:
+        for batch in ready:
             ahead.append((encode(batch), batch["label"], batch["index"], batch["mask"]))
             if len(ahead) > 1:
                 yield _fetch(ahead.popleft())

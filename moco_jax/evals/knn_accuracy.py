@@ -169,6 +169,14 @@ def leaves_one_out(data: Splits) -> bool:
     return data.test is None or not data.test.labelled
 
 
+def check_bank(knn: ConfigDict, data: Splits) -> None:
+    """Raises InputError where the watched vote asks for more neighbours than the bank has."""
+    limit, images = watched(knn).max_train, len(data.train)
+    bank = min(limit or images, images) - leaves_one_out(data)
+    if knn.every_epochs and data.train.labelled and knn.k > bank:
+        raise InputError(f"knn.k={knn.k}: expected at most the {bank} images of the bank")
+
+
 def pairs_of(knn: ConfigDict) -> list[tuple[int, float]]:
     """All pairs of k and temperature that the options ask for, the watched one first.
 

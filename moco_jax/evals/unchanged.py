@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from moco_jax import files
 from moco_jax.checkpoint import checksums_of, named
 from moco_jax.errors import CheckpointError
 from moco_jax.evals.evaluation import Context, Evaluation, Measure
@@ -32,12 +33,12 @@ def _make(context: Context) -> Measure | None:
         if jax.process_index() > 0:
             return {}
         if position == 0:
-            file.write_text(json.dumps(sums, indent=1) + "\n")
+            files.write(file, json.dumps(sums, indent=1) + "\n")
             return {}
-        if not file.exists():
+        first = files.read_json(file, dict)
+        if not first:
             log.warning("%s is gone: whether the backbone changed is not known", file)
             return {}
-        first = json.loads(file.read_text())
         changed = sorted(name for name in first | sums if first.get(name) != sums.get(name))
         if changed:
             raise CheckpointError(

@@ -33,6 +33,8 @@ def make_method(config: ConfigDict, facts: Facts) -> Method:
     """
     name, drop_path = choose("method.name", config.method.name, METHODS), config.model.vit.drop_path
     method = METHODS[name](config, facts)
+    if not method.layers:
+        raise InputError(f"model.name={config.model.name!r} has nothing that pre-training trains")
     if drop_path and not method.random_networks:
         raise InputError(
             f"model.vit.drop_path={drop_path}: expected 0 with method.name={name!r}; stochastic "

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from moco_jax.ops.course import Course
+
 Tree = Any
 
 
@@ -20,14 +22,14 @@ class Facts(NamedTuple):
       images: N, that are trained on.
       classes: K; 0 without labels.
       image_shape: (S, S, channels), of a view of `data.image_size`.
-      steps: of the whole run.
+      steps: of the whole run, for schedules.
       steps_per_epoch: need not be whole.
     """
 
     images: int
     classes: int
     image_shape: tuple[int, int, int]
-    steps: int
+    steps: int | Course
     steps_per_epoch: float
 
 
@@ -80,6 +82,11 @@ def unchanged(before: Any, after: Any) -> Any:
     return after
 
 
+def whole_gradient(loss: jax.Array, grads: Tree, state: Tree) -> tuple[jax.Array, Tree, Tree]:
+    """The `guard` of most methods: the step is used whole, or left out whole."""
+    return loss, grads, state
+
+
 class Method(NamedTuple):
     """A self-supervised method.
 
@@ -94,6 +101,8 @@ class Method(NamedTuple):
       layers: path prefixes, in params, of the backbone's layers from the first to the last.
       views: recipes of `config.view`, each with a size of its own.
       layout: how the method state lies on the mesh: a tree of `mesh.Layout`, or a prefix of it.
+      guard: (loss, gradient, new method_state) -> the same, before the step is left out where loss
+        or gradient are not finite: what of them shall not count is taken away here.
       after_update: (TrainState before, TrainState after a step) -> TrainState: the last word on
         parameters and optimizer state, e.g. prototypes that are normalized, or held for an epoch.
       random_networks: whether `loss` gives its networks a random key, as stochastic depth needs.
@@ -107,6 +116,7 @@ class Method(NamedTuple):
     layers: tuple[str, ...]
     views: tuple[ConfigDict, ...]
     layout: Tree
+    guard: Callable[[jax.Array, Tree, Tree], tuple[jax.Array, Tree, Tree]] = whole_gradient
     after_update: Callable[[Any, Any], Any] = unchanged
     random_networks: bool = False
     recipe: str = ""

@@ -31,8 +31,11 @@ def make(config: ConfigDict, facts: Facts) -> Method:
     t = config.method
     nets = make_networks(config)
     refuse_predictor(t)
-    if t.queue_size < 1:
-        raise InputError(f"method.queue_size={t.queue_size} must be at least 1")
+    added = config.data.batch_size * (2 if t.symmetric else 1)
+    if t.queue_size < added:
+        raise InputError(
+            f"method.queue_size={t.queue_size}: expected at least the {added} keys that a step adds"
+        )
     ema = make_ema_schedule(t.ema_schedule, t.ema, facts.steps)
     query_views, key_views = ((0, 1), (1, 0)) if t.symmetric else ((0,), (1,))
     _warn_about_queue(t.queue_size, config.data.batch_size, facts.images)

@@ -10,6 +10,7 @@ import optax
 
 from moco_jax.config import choose
 from moco_jax.errors import InputError
+from moco_jax.ops.course import Course, over
 
 EMA_SCHEDULES = ("constant", "cosine")
 
@@ -25,7 +26,9 @@ def ema_update(target: Any, online: Any, m: jax.Array | float) -> Any:
     return optax.incremental_update(online, target, 1.0 - m)
 
 
-def make_ema_schedule(kind: str, m0: float, total_steps: int) -> Callable[[jax.Array], jax.Array]:
+def make_ema_schedule(
+    kind: str, m0: float, total_steps: int | Course
+) -> Callable[[jax.Array], jax.Array]:
     """Builds step -> m, a float32 scalar; the step may be traced.
 
     Args:
@@ -40,11 +43,15 @@ def make_ema_schedule(kind: str, m0: float, total_steps: int) -> Callable[[jax.A
     choose("method.ema_schedule", kind, EMA_SCHEDULES)
     if not 0 <= m0 <= 1:
         raise InputError(f"method.ema={m0} must be in [0, 1]")
-    if total_steps < 1:
-        raise InputError(f"total_steps={total_steps} must be at least 1")
 
-    def cosine(step: jax.Array) -> jax.Array:
-        t = jnp.minimum(jnp.asarray(step, jnp.float32) / total_steps, 1.0)
-        return 1 - 0.5 * (1 + jnp.cos(math.pi * t)) * (1 - m0)
+    def make(steps: int) -> Callable[[jax.Array], jax.Array]:
+        if steps < 1:
+            raise InputError(f"total_steps={steps} must be at least 1")
 
-    return cosine if kind == "cosine" else lambda step: jnp.float32(m0)
+        def cosine(step: jax.Array) -> jax.Array:
+            t = jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1.0)
+            return 1 - 0.5 * (1 + jnp.cos(math.pi * t)) * (1 - m0)
+
+        return cosine if kind == "cosine" else lambda step: jnp.float32(m0)
+
+    return over(total_steps, make)

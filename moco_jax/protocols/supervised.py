@@ -14,15 +14,14 @@ import optax
 
 from moco_jax.config import ConfigDict
 from moco_jax.errors import InputError
-from moco_jax.mesh import GROUPS, gathered
-from moco_jax.methods.method import Batch, Facts, Tree, unchanged
+from moco_jax.mesh import GROUPS, WHOLE, gathered
+from moco_jax.methods.method import Batch, Facts, Tree, unchanged, whole_gradient
 from moco_jax.methods.networks import bn_groups
 from moco_jax.models import make_backbone, resolve_dtype
 from moco_jax.models.norm import BatchNorm
 from moco_jax.ops.mix import mix_images, mix_targets, sample_mix
-
-# Head 0 is the protocol's own: its loss is the one that is shown.
-OWN = 0
+from moco_jax.protocols import heads
+from moco_jax.protocols.heads import OWN
 
 
 class Supervised(NamedTuple):
@@ -41,7 +40,8 @@ class Supervised(NamedTuple):
       layers: path prefixes, in params, of the layers that are trained, from the first to the last.
       views: the recipe of the one view; none where the data are features.
       layout: how the method state lies on the mesh.
-      after_update: nothing.
+      guard: see `heads.guard`.
+      after_update: see `heads.hold`.
       recipe: what the log says of the protocol's options.
     """
 
@@ -49,11 +49,12 @@ class Supervised(NamedTuple):
     loss: Callable[[Tree, Tree, Batch, jax.Array, jax.Array], tuple[jax.Array, tuple[Tree, dict]]]
     encode: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, jax.Array]]
     classify: Callable[[Tree, Tree, jax.Array], jax.Array]
-    heads: tuple[float, ...]
     chance_loss: float
     layers: tuple[str, ...]
+    heads: tuple[float, ...]
     views: tuple[ConfigDict, ...]
     layout: Tree
+    guard: Callable[[jax.Array, Tree, Tree], tuple[jax.Array, Tree, Tree]] = whole_gradient
     after_update: Callable[[Any, Any], Any] = unchanged
     recipe: str = ""
 
@@ -70,8 +71,9 @@ def make(config: ConfigDict, facts: Facts) -> Supervised:
     """
     s, classes, image_shape = config.supervised, facts.classes, facts.image_shape
     _check(s, classes)
-    rates = head_rates(config)
+    rates = heads.head_rates(config)
     variants = 2 if s.batch_norm else 1
+    count = 0 if s.train_backbone else variants * len(rates)
     backbone = make_backbone(
         config.model, image_shape[0], bn_groups(config), resolve_dtype(config.model.dtype)
     )
@@ -88,16 +90,16 @@ def make(config: ConfigDict, facts: Facts) -> Supervised:
             backbone_key, jnp.zeros((1, *image_shape)), train=False
         )
         kernel = 0.01 * jax.random.normal(head_key, (features.shape[-1], classes))
-        heads = () if s.train_backbone else (variants * len(rates),)
+        axis = (count,) if count else ()
         classifier = {
-            "kernel": jnp.broadcast_to(kernel, (*heads, *kernel.shape)),
-            "bias": jnp.zeros((*heads, classes)),
+            "kernel": jnp.broadcast_to(kernel, (*axis, *kernel.shape)),
+            "bias": jnp.zeros((*axis, classes)),
         }
         stats = {"backbone": variables.get("batch_stats", {})}
         if s.batch_norm:
             stats["classifier"] = norm.init(head_key, features, train=False)["batch_stats"]
         params = {"backbone": variables.get("params", {}), "classifier": classifier}
-        return params, {"stats": stats}
+        return params, {"stats": stats} | ({"alive": jnp.ones(count, bool)} if count else {})
 
     def extract(params: Tree, stats: Tree, images: jax.Array, key: jax.Array | None = None):
         """Features (B, F), and the statistics with the backbone's renewed; in training by a key."""
@@ -140,7 +142,13 @@ def make(config: ConfigDict, facts: Facts) -> Supervised:
         losses = optax.losses.softmax_cross_entropy(logits, targets[None]).mean(-1)
         right = jnp.argmax(logits[OWN], -1) == jnp.argmax(targets, -1)
         metrics = {"loss": losses[OWN], "train_top1": jnp.mean(right, dtype=jnp.float32)}
-        return jnp.sum(losses), ({"stats": jax.lax.stop_gradient(stats)}, metrics)
+        state = state | {"stats": jax.lax.stop_gradient(stats)}
+        if not count:
+            return jnp.sum(losses), (state, metrics)
+        alive = state["alive"] & jnp.isfinite(losses)
+        metrics["frozen_heads"] = count - jnp.sum(alive, dtype=jnp.float32)
+        # A head that has left the numbers is no part of the sum.
+        return jnp.sum(jnp.where(alive, losses, 0.0)), (state | {"alive": alive}, metrics)
 
     def classify(params: Tree, state: Tree, features: jax.Array) -> jax.Array:
         return logits_of(params, state["stats"], features, False)[0]
@@ -155,35 +163,15 @@ def make(config: ConfigDict, facts: Facts) -> Supervised:
         loss=loss,
         encode=encode,
         classify=classify,
-        heads=() if s.train_backbone else _multiples(rates) * variants,
+        heads=heads.multiples(rates) * variants if count else (),
         chance_loss=math.log(classes),
         layers=layers if s.train_backbone else ("classifier",),
         views=(config.data.view1,) if s.augment else (),
-        layout=GROUPS,
+        layout={"stats": GROUPS, "alive": WHOLE} if count else GROUPS,
+        guard=heads.guard if count else whole_gradient,
+        after_update=heads.hold if count else unchanged,
         recipe=_recipe(config, rates, classes),
     )
-
-
-def head_rates(config: ConfigDict) -> tuple[float, ...]:
-    """Base learning rates of the heads of one variant, the protocol's own first, each once.
-
-    Raises:
-      InputError: one of several is not above 0.
-    """
-    rates = tuple(dict.fromkeys((config.optim.base_lr, *config.supervised.lrs)))
-    if min(rates) <= 0 and len(rates) > 1:
-        raise InputError(f"optim.base_lr and supervised.lrs, {rates}: expected rates above 0")
-    return rates
-
-
-def _multiples(rates: tuple[float, ...]) -> tuple[float, ...]:
-    return (1.0, *(rate / rates[OWN] for rate in rates[1:]))
-
-
-def describe_head(config: ConfigDict, head: int) -> dict[str, float | bool]:
-    """What is particular to a head: its base learning rate, and whether BatchNorm precedes it."""
-    rates = head_rates(config)
-    return {"base_lr": rates[head % len(rates)], "batch_norm": head >= len(rates)}
 
 
 def _recipe(config: ConfigDict, rates: tuple[float, ...], classes: int) -> str:
@@ -213,9 +201,3 @@ def _check(s: ConfigDict, classes: int) -> None:
                 f"supervised.{name}={s[name]!r}: expected {value!r} with supervised."
                 f"train_backbone={s.train_backbone} and supervised.augment={s.augment}"
             )
-    for name in ("label_smoothing", "mix_p", "cutmix_p"):
-        if not 0 <= s[name] <= 1:
-            raise InputError(f"supervised.{name}={s[name]}: expected a value in [0, 1]")
-    for name in ("mixup", "cutmix"):
-        if not 0 <= s[name] < math.inf:
-            raise InputError(f"supervised.{name}={s[name]}: expected 0 or more")

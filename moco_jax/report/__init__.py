@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import jax
 
+from moco_jax import files
 from moco_jax.evals.evaluation import Context
 from moco_jax.evals.extraction import Encode
 from moco_jax.extras import extra
@@ -43,10 +44,7 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pa
     with extra("report", FILE):
         from moco_jax.report import page  # plotly and jinja2: 1 s to import
     path = pathlib.Path(out)
-    text = page.render(rundir.read_all(workdirs))
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    files.replace(path, page.render(rundir.read_all(workdirs)))
     return path
 
 

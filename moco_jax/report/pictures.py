@@ -3,6 +3,7 @@
 N images looked at, Q queries, K neighbours, F features, S image size, V columns of views
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ from moco_jax.errors import InputError
 from moco_jax.evals.evaluation import Context
 from moco_jax.evals.extraction import Encode, Features, feature_batches
 from moco_jax.extras import extra
+from moco_jax.mesh import everywhere
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,13 @@ def _attempt(what: str, make: Callable[[], T]) -> T | None:
         return None
 
 
-def _features(context: Context, source: Source, encode: Encode) -> Features:
-    parts = zip(*feature_batches(encode, context.batches(source, limit=IMAGES)))
+def _features(context: Context, source: Source, encode: Encode) -> Features | None:
+    """Features of the images; None, in all processes, where one cannot read its share."""
+    with context.batches(source, limit=IMAGES) as batches:
+        read = _attempt("images", lambda: list(batches))
+    if not everywhere(read is not None):
+        return None
+    parts = zip(*feature_batches(encode, contextlib.nullcontext(read)))
     return Features(*(np.concatenate(part) for part in parts))
 
 

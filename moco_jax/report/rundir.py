@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from moco_jax import __version__, metrics, results
+from moco_jax import __version__, files, metrics, results
 from moco_jax.config import choose
 from moco_jax.data.source import data_facts, existing
 from moco_jax.errors import MissingError
 from moco_jax.evals.evaluation import Context
 
 OUTCOMES = ("complete", "stopped", "diverged")
+_KEYS = {"outcome", "message", "steps", "step", "date", "hardware", "versions", "data"}
 _FACTS, _PICTURES = "report/run.json", "report/pictures.npz"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -59,44 +60,28 @@ def read_all(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
 def _read(path: pathlib.Path, name: str) -> Run:
     if not (path / metrics.FILE).is_file():
         raise MissingError(f"{path} is not the workdir of a run: it has no {metrics.FILE}")
-    pictures = {}
-    if (path / _PICTURES).exists():
-        with np.load(path / _PICTURES, allow_pickle=False) as arrays:
-            pictures = dict(arrays)
     return Run(
         name,
-        _json(path / "config.json"),
+        files.read_json(path / "config.json", dict),
         metrics.read(path),
         results.read(path),
-        _json(path / _FACTS),
-        pictures,
+        files.read_json(path / _FACTS, dict, lambda facts: facts.keys() >= _KEYS),
+        files.read_arrays(path / _PICTURES),
     )
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def save_pictures(workdir: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Keeps what `pictures.collect` gave."""
-    part = _inside(workdir, _PICTURES).with_suffix(".part")
-    with part.open("wb") as f:
-        np.savez_compressed(f, **arrays)
-    part.replace(workdir / _PICTURES)
+    (workdir / _PICTURES).parent.mkdir(exist_ok=True)
+    files.replace(workdir / _PICTURES, files.as_npz(arrays, compressed=True))
 
 
 def save_facts(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
     """Keeps `facts`, with the step at which they held."""
     rows = metrics.read(workdir)
-    part = _inside(workdir, _FACTS).with_suffix(".part")
-    part.write_text(json.dumps(facts | {"step": rows[-1]["step"] if rows else 0}, indent=2) + "\n")
-    part.replace(workdir / _FACTS)
-
-
-def _inside(workdir: pathlib.Path, name: str) -> pathlib.Path:
-    path = workdir / name
-    path.parent.mkdir(exist_ok=True)
-    return path
+    facts = facts | {"step": rows[-1]["step"] if rows else 0}
+    (workdir / _FACTS).parent.mkdir(exist_ok=True)
+    files.replace(workdir / _FACTS, json.dumps(facts, indent=2) + "\n")
 
 
 def facts(context: Context, outcome: str, message: str = "") -> dict[str, Any]:

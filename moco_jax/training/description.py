@@ -7,7 +7,9 @@ from clu import parameter_overview
 
 from moco_jax.data import augment
 from moco_jax.data.source import log_data
-from moco_jax.optim import describe_optimizer, one_head
+from moco_jax.ops.course import Course
+from moco_jax.ops.ema import make_ema_schedule
+from moco_jax.optim import describe_optimizer, make_schedule, one_head
 from moco_jax.protocols.supervised import Supervised
 from moco_jax.training.experiment import Experiment
 
@@ -48,3 +50,26 @@ def describe(x: Experiment) -> None:
         "%d steps: %g epochs of %.1f steps; chance loss %.3f",
         x.steps, c.epochs, x.steps_per_epoch, x.task.chance_loss,
     )  # fmt: skip
+    _describe_extension(x)
+
+
+def _describe_extension(x: Experiment) -> None:
+    """Says what happens to rate and EMA at each step where the run was to end before."""
+    c, ends = x.config, [max(1, round(e * x.steps_per_epoch)) for e in x.config.extended_from]
+    for number, end in enumerate(ends):
+        both = []
+        for course in (
+            Course(end, tuple(ends[:number]), c.extension),
+            Course(x.steps, tuple(ends), c.extension),
+        ):
+            rate = make_schedule(c.optim, c.data.batch_size, course, x.steps_per_epoch)
+            both.append((rate, make_ema_schedule(c.method.ema_schedule, c.method.ema, course)))
+        before, after = (
+            tuple(float(f(step)) for f in schedules)
+            for schedules, step in zip(both, (end - 1, end))
+        )
+        log.info(
+            "Extended at step %d (%g epochs), extension %r: learning rate %.3g, then %.3g%s",
+            end, c.extended_from[number], c.extension, before[0], after[0],
+            f"; EMA {before[1]:.6g}, then {after[1]:.6g}" if c.protocol == "pretraining" else "",
+        )  # fmt: skip

@@ -8,12 +8,16 @@ import jax
 import optax
 
 from moco_jax import mesh as meshes
+from moco_jax import options
 from moco_jax.config import FEATURES, ConfigDict, as_json
 from moco_jax.data import augment, pipeline, subset, transfer
+from moco_jax.data.fingerprint import fingerprint
 from moco_jax.data.source import Source, Splits
 from moco_jax.errors import InputError
-from moco_jax.methods.method import Batch, Facts, Method
+from moco_jax.evals.knn_accuracy import check_bank
+from moco_jax.methods.method import Batch, Method
 from moco_jax.methods.networks import check_accumulate
+from moco_jax.models import resolve_dtype
 from moco_jax.optim import (
     make_heads_optimizer,
     make_optimizer,
@@ -22,6 +26,7 @@ from moco_jax.optim import (
 )
 from moco_jax.protocols import make_task
 from moco_jax.protocols.supervised import Supervised
+from moco_jax.training.facts import facts_of
 from moco_jax.training.step import TrainState, init_state, make_train_step
 
 
@@ -33,6 +38,8 @@ class Experiment(NamedTuple):
       augment: (entries of a batch, which) -> a view; see `methods.method.Batch`.
       task: the method, or the protocol on labels.
       frozen: tree of bool over the parameters.
+      found: what the config leaves open: 'backend', 'dtype', and 'images' as in
+        `data.fingerprint`.
       held_out: training images that are not trained on, to choose among heads; or None.
     """
 
@@ -49,6 +56,7 @@ class Experiment(NamedTuple):
     frozen: Any
     steps: int
     steps_per_epoch: float
+    found: dict[str, Any]
     held_out: Source | None = None
 
 
@@ -57,8 +65,9 @@ def build(config: ConfigDict) -> Experiment:
 
     Raises:
       InputError: a value is bad, or values do not fit each other or the data.
-      RuntimeError: the named backend is not there.
+      BackendError: the named backend is not there.
     """
+    options.check(config)
     meshes.use_compilation_cache(config.compilation_cache)
     meshes.select_backend(config.backend)
     mesh = meshes.make_mesh(fsdp=config.mesh.fsdp)
@@ -70,6 +79,11 @@ def build(config: ConfigDict) -> Experiment:
     if data.test:
         pipeline.check(data.test, d)
     mean, std = pipeline.channel_stats(data.train, d)
+    found = {
+        "backend": mesh.devices.flat[0].platform,
+        "dtype": resolve_dtype(config.model.dtype).name,
+        "images": fingerprint(data),
+    }
     data, held_out = _parts(config, data)
     facts = facts_of(config, data.train)
     task = make_task(config, facts)
@@ -89,24 +103,15 @@ def build(config: ConfigDict) -> Experiment:
         tx=tx,
         schedule=schedule,
         frozen=frozen,
-        steps=facts.steps,
+        steps=facts.steps.steps,
         steps_per_epoch=facts.steps_per_epoch,
+        found=found,
         held_out=held_out,
     )
+    if "knn" in config.evals.names and not on_features(config):
+        check_bank(config.knn, x.evaluated)
     state_shardings(x)  # refuses what cannot lie on the mesh
     return x
-
-
-def facts_of(config: ConfigDict, train: Source) -> Facts:
-    """What a method is told of the training images and the length of the run."""
-    size, steps_per_epoch = config.data.image_size, len(train) / config.data.batch_size
-    return Facts(
-        images=len(train),
-        classes=subset.count_classes(train),
-        image_shape=(size, size, train.channels),
-        steps=max(1, round(config.epochs * steps_per_epoch)),
-        steps_per_epoch=steps_per_epoch,
-    )
 
 
 def _evaluated(config: ConfigDict, data: Splits) -> Splits:
@@ -163,14 +168,15 @@ def on_features(config: ConfigDict) -> bool:
     return config.protocol == "supervised" and not config.supervised.augment
 
 
-def recorded(x: Experiment) -> dict[str, Any]:
+def recorded(x: Experiment, **found: Any) -> dict[str, Any]:
     """The config as JSON, with the channels' mean and std where these were left to be found.
 
-    So a checkpoint can be used, and its run be told from another, without the training images.
+    Under 'found' is what else was found when the run was built, or is given here. So a checkpoint
+    can be used, and its run be told from another, without the training images.
     """
     config = as_json(x.config)
     config["data"] |= {"mean": list(x.mean), "std": list(x.std)}
-    return config
+    return config | {"found": x.found | found}
 
 
 def make_step(x: Experiment) -> Callable:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import numpy as np
 
+from moco_jax import files
 from moco_jax.checkpoint import checksums_of
 from moco_jax.data.source import ArraySource, Source
 from moco_jax.evals.extraction import extract
 from moco_jax.evals.unchanged import backbone
+from moco_jax.mesh import everywhere
 from moco_jax.training.experiment import Experiment, eval_batches, make_encode, on_features
 from moco_jax.training.step import TrainState
 
@@ -55,14 +56,13 @@ def with_features(x: Experiment, state: TrainState, workdir: pathlib.Path) -> Ex
 
 def _features(file: pathlib.Path, source: Source, make: Callable[[], tuple]) -> ArraySource:
     """Features (N, F) and labels of a source, from the file or made and kept there."""
-    if not file.exists():
+    arrays = files.read_arrays(file)
+    if not everywhere(arrays.keys() == {"features", "labels"}):
         features, labels = make()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{jax.process_index()}.part")
-        with part.open("wb") as out:
-            np.savez(out, features=features, labels=labels)
-        part.replace(file)
-        log.info("Features of %d images kept in %s", len(labels), file)
-    with np.load(file) as arrays:
-        return ArraySource(source.name, arrays["features"], arrays["labels"], source.class_names,
-                           entry="features")  # fmt: skip
+        arrays = {"features": features, "labels": labels}
+        if jax.process_index() == 0:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            files.write(file, files.as_npz(arrays))
+            log.info("Features of %d images kept in %s", len(labels), file)
+    return ArraySource(source.name, arrays["features"], arrays["labels"], source.class_names,
+                       entry="features")  # fmt: skip

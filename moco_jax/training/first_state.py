@@ -188,15 +188,15 @@ def _copies(taken: Leaves, wanted: Leaves, *prefixes: str) -> Leaves:
 
 
 def _step(contents: Contents, x: Experiment) -> int:
-    """The step of the run that the file stands at: as many passes over the data."""
+    """The updates that the run starts with: the file stands at as many passes over the data."""
     epochs = contents.epoch
-    step = contents.step if epochs is None else round(epochs * x.steps_per_epoch)
-    if step >= x.steps:
+    position = contents.position if epochs is None else round(epochs * x.steps_per_epoch)
+    if position >= x.steps:
         raise InputError(
-            f"init={x.config.init!r} stands at step {step}, and the run has {x.steps} (epochs="
+            f"init={x.config.init!r} stands at step {position}, and the run has {x.steps} (epochs="
             f"{x.config.epochs:g}); init_part='weights' starts anew from its weights"
         )
-    return step
+    return max(0, position - (contents.position - contents.step))
 
 
 def _optimizer(contents: Contents, wanted: Leaves, config: ConfigDict, step: int) -> Leaves:

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import pathlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,17 +13,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from moco_jax import files, results
 from moco_jax import metrics as metric_files
-from moco_jax import places, results
 from moco_jax import report as reports
-from moco_jax.checkpoint import Checkpoints
-from moco_jax.cluster.lifeline import Line
+from moco_jax.checkpoint import Checkpoints, alone
+from moco_jax.cluster import lock
+from moco_jax.cluster.lifeline import Line, end_process
 from moco_jax.cluster.stop import stop_requested
-from moco_jax.config import ConfigDict, refuse_changes
-from moco_jax.errors import EXIT_RESTART, InputError, TrainingDivergedError
+from moco_jax.config import ConfigDict
+from moco_jax.errors import EXIT_RESTART, StorageError, TrainingDivergedError
 from moco_jax.evals import make_watches
 from moco_jax.evals.classification import TITLES, describe_result
 from moco_jax.evals.evaluation import Context
+from moco_jax.identity import refuse_changes
+from moco_jax.training import health
 from moco_jax.training.context import make_context
 from moco_jax.training.description import describe
 from moco_jax.training.experiment import (
@@ -37,6 +39,7 @@ from moco_jax.training.experiment import (
 )
 from moco_jax.training.features_once import with_features
 from moco_jax.training.first_state import first_state
+from moco_jax.training.health import CollapseWarning
 from moco_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -57,12 +60,21 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
     Raises:
       InputError: the config or the data is wrong.
       CheckpointError: what is saved cannot be continued under this config.
-      TrainingDivergedError: too many steps in a row were not finite.
+      StorageError: a file could not be read or written, although it was tried again.
+      TrainingDivergedError: too many steps in a row were not finite, or none was.
     """
-    path = prepare_workdir(workdir)
+    path = files.prepare_workdir(workdir)
+    with contextlib.ExitStack() as stack:
+        if line is None or line.index == 0:
+            stack.enter_context(lock.held(path, end_process))
+        return _run(config, path, line)
+
+
+def _run(config: ConfigDict, path: pathlib.Path, line: Line | None) -> int:
     x = build(config)
     describe(x)
-    with contextlib.closing(Checkpoints(path, config.checkpoint)) as checkpoints:
+    exchange = line.exchange if line else alone
+    with Checkpoints(path, config.checkpoint, exchange) as checkpoints:
         allow = config.checkpoint.allow_changes
         refuse_changes(checkpoints.newest_config(), recorded(x), allow)
         state = checkpoints.restore(abstract_state(x))
@@ -75,15 +87,17 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
             log.info("Resuming at step %d of %d from %s", start, x.steps, source)
         writing = jax.process_index() == 0
         if writing:
-            (path / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-        with (
-            metric_files.reporter(path, start, x.steps, config.log.tensorboard, writing) as report,
-            stop_requested(line) as stop,
-        ):
+            files.write(path / "config.json", config.to_json_best_effort(indent=2) + "\n")
+        board = config.log.tensorboard
+        with metric_files.reporter(path, start, x.steps, board, writing) as report:
             try:
                 on = with_features(x, state, path)
                 there = make_context(on, path)
-                state, finished = _loop(on, there, state, start, checkpoints, report, stop)
+                state, finished = _loop(on, there, state, start, checkpoints, report, line)
+                if finished:
+                    skipped = tuple(np.asarray(state.skipped).tolist())
+                    most = config.log.max_nonfinite
+                    health.check_end(checkpoints, most, int(state.step), skipped)
             except TrainingDivergedError as error:
                 reports.conclude(make_context(x, path), "diverged", message=str(error))
                 raise
@@ -100,18 +114,6 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
     return 0
 
 
-def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
-    """Makes the working directory; InputError where it is no folder or cannot be written."""
-    path = places.local("workdir", workdir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):  # a name of its own: other processes try too
-            pass
-    except OSError as error:
-        raise InputError(f"workdir={str(workdir)!r} cannot be written: {error}") from error
-    return path
-
-
 def _loop(
     x: Experiment,
     context: Context,
@@ -119,7 +121,7 @@ def _loop(
     start: int,
     checkpoints: Checkpoints,
     report: Callable[[dict[str, Any]], None],
-    stop: Callable[[int], bool],
+    line: Line | None,
 ) -> tuple[TrainState, bool]:
     """Steps `start` + 1 to the last; the state, and False when a signal ended them early."""
     c, watches = x.config, make_watches(context, x.steps_per_epoch)
@@ -129,35 +131,81 @@ def _loop(
             row |= watch.measure(state, 0)
         report(row)
     if start >= x.steps:
+        rows = metric_files.read(context.workdir)
+        if not line and not any(row["step"] >= x.steps for row in rows):  # it could not be written
+            row = {"step": start, "epoch": start / x.steps_per_epoch}
+            for watch in watches:
+                row |= watch.measure(state, start)
+            report(row)
         return state, True
-    with train_batches(x, start) as batches:
+    with contextlib.ExitStack() as stack:
+        batches = stack.enter_context(train_batches(x, start))
         batch = batches.get()
-        step, interval = _compile(x, state, batch), _Interval(batches)
+        step = _compile(x, state, batch)
+        judge, warn = partial(health.judge, checkpoints, c.log.max_nonfinite), CollapseWarning()
+        interval = _Interval(batches, judge)
+        stop = stack.enter_context(stop_requested(line))  # from here on there is what to save
         for position in range(start + 1, x.steps + 1):
             state, metrics = step(state, batch)
-            interval.add(metrics, position, c.log.max_nonfinite)
+            interval.add(metrics, position)
             last, stopping = position == x.steps, stop(position)
+            if not (last or stopping):
+                batch = batches.get(interval.busy, stop.gives_up)
+                stopping = _no_batch(batch, position, line)
             row = {}
             if last or stopping or position % c.log.every_steps == 0:
                 row = interval.row(c.data.batch_size)
                 row["loss_chance"] = x.task.chance_loss
-            if due := [watch for watch in watches if last or watch.is_due(position)]:
-                jax.block_until_ready(state)
+            due = [watch for watch in watches if last or watch.is_due(position)]
+            with _saving_first(checkpoints, position, state, x, line):
+                if due:
+                    jax.block_until_ready(state)
+                    with interval.pause():
+                        for watch in due:
+                            row |= watch.measure(state, position)
+                if row:
+                    row = {"step": position, "epoch": position / x.steps_per_epoch} | row
+                    report(row)
+                    warn(row)
+            every, ends = c.checkpoint.every_steps, last or stopping
+            if ends or (every and position % every == 0) or checkpoints.failed():
                 with interval.pause():
-                    for watch in due:
-                        row |= watch.measure(state, position)
-            if row:
-                row = {"step": position, "epoch": position / x.steps_per_epoch} | row
-                report(row)
-            every = c.checkpoint.every_steps
-            if last or stopping or (every and position % every == 0):
-                with interval.pause():
-                    checkpoints.save(position, state, recorded(x))
-            if last or stopping:
+                    # The head that a probe has chosen goes with the weights.
+                    chosen = {"head": row["head"]} if "head" in row else {}
+                    checkpoints.save(position, state, recorded(x, **chosen), wait=ends)
+            if ends:
                 break
-            batch = batches.get(interval.busy)
-    checkpoints.wait()
     return state, last
+
+
+def _no_batch(batch: Any, position: int, line: Line | None) -> bool:
+    """Whether a stop came in the wait for a batch.
+
+    Raises:
+      StorageError: of several processes, which cannot stop here: others may have begun a step.
+    """
+    if batch is None and line:
+        raise StorageError(
+            f"All were asked to stop, and the batch after step {position} did not come: a read "
+            f"hangs. The same command resumes from the last checkpoint."
+        )
+    return batch is None
+
+
+@contextlib.contextmanager
+def _saving_first(
+    checkpoints: Checkpoints, position: int, state: TrainState, x: Experiment, line: Line | None
+) -> Iterator[None]:
+    """Saves the state before metrics or results that cannot be written end the run.
+
+    Several processes go back to the checkpoint before: where one fails, all cannot save.
+    """
+    try:
+        yield
+    except StorageError:
+        if not line:
+            checkpoints.save(position, state, recorded(x), wait=True)
+        raise
 
 
 def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> Any:
@@ -177,8 +225,9 @@ def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> A
 class _Interval:
     """The steps since the last row: their metrics, still on the device, and their time."""
 
-    def __init__(self, batches: Any):
-        self._batches = batches
+    def __init__(self, batches: Any, judge: Callable[[int, int], None]):
+        """Takes the batches, and what sees each step's position and steps skipped in a row."""
+        self._batches, self._judge = batches, judge
         self._pending: collections.deque = collections.deque()
         self._restart()
 
@@ -191,7 +240,7 @@ class _Interval:
         """Whether the device still computes the newest step."""
         return bool(self._pending) and not self._pending[-1][1]["loss"].is_ready()
 
-    def add(self, metrics: dict[str, jax.Array], position: int, max_nonfinite: int) -> None:
+    def add(self, metrics: dict[str, jax.Array], position: int) -> None:
         """Takes a step's metrics; waits for the step two before, so the host stays near.
 
         Raises:
@@ -199,17 +248,9 @@ class _Interval:
         """
         self._rows.append(metrics)
         self._pending.append((position, metrics))
-        if len(self._pending) < 3:
-            return
-        at, old = self._pending.popleft()
-        in_a_row = int(old["skipped_in_a_row"])
-        if in_a_row >= max_nonfinite:
-            raise TrainingDivergedError(
-                f"Loss or gradient was not finite in {in_a_row} steps in a row, up to step {at}. "
-                f"They changed nothing: the state is that of step {at - in_a_row}, and the last "
-                f"checkpoint is good. A lower learning rate, a longer warm-up or optim.clip_norm "
-                f"may help (log.max_nonfinite={max_nonfinite})."
-            )
+        if len(self._pending) == 3:
+            at, old = self._pending.popleft()
+            self._judge(at, int(old["skipped_in_a_row"]))
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:

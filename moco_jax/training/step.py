@@ -43,6 +43,7 @@ class Task(Protocol):
     init: Callable[[jax.Array], tuple[Tree, Tree]]
     loss: Callable[[Tree, Tree, Batch, jax.Array, jax.Array], tuple[jax.Array, tuple[Tree, dict]]]
     layers: tuple[str, ...]
+    guard: Callable[[jax.Array, Tree, Tree], tuple[jax.Array, Tree, Tree]]
     after_update: Callable[[TrainState, TrainState], TrainState]
 
 
@@ -78,6 +79,7 @@ def make_train_step(
       seed: of what is random in the step beyond the views.
     """
     trained = [path for path in task.layers if not all(jax.tree.leaves(at(frozen, path)))]
+    ends = (("first", trained[0]), ("last", trained[-1])) if trained else ()
 
     def train_step(state: TrainState, batch: Batch):
         key = jax.random.fold_in(jax.random.key(seed), state.position)
@@ -89,6 +91,7 @@ def make_train_step(
         (loss, (method_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params
         )
+        loss, grads, method_state = task.guard(loss, grads, method_state)
         grad_norm = optax.global_norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         done = TrainState(
@@ -106,8 +109,7 @@ def make_train_step(
             "loss": loss,
             "learning_rate": learning_rate(state.step),
             "grad_norm": grad_norm,
-            "grad_norm_first": optax.global_norm(at(grads, trained[0])),
-            "grad_norm_last": optax.global_norm(at(grads, trained[-1])),
+            **{f"grad_norm_{end}": optax.global_norm(at(grads, path)) for end, path in ends},
             "skipped": new_state.skipped[0],
             "skipped_in_a_row": new_state.skipped[1],
         } | metrics  # a method that adds up the losses of many heads shows one of them

@@ -155,9 +155,8 @@ def experiment_on(c, path):
     frozen = jax.tree.map(lambda group: group == "frozen", parameter_groups(c.optim, params))
     tx = make_optimizer(c.optim, params, schedule)
     devices = mesh.make_mesh(jax.devices()[:1])
-    return Experiment(
-        c, devices, None, None, (), (), views, method, tx, schedule, frozen, steps, STEPS_PER_EPOCH
-    )
+    rest = method, tx, schedule, frozen, steps, STEPS_PER_EPOCH, {}
+    return Experiment(c, devices, None, None, (), (), views, *rest)
 
 
 def our_step(x):

@@ -14,13 +14,14 @@ from PIL import Image
 from moco_jax import checkpoint, convert, metrics, results
 from moco_jax.errors import CheckpointError
 from moco_jax.evals import make_watches
-from moco_jax.protocols.supervised import describe_head
+from moco_jax.protocols.heads import describe_head
 from moco_jax.training import experiment, loop
 from moco_jax.training.context import make_context
 from moco_jax.training.features_once import with_features
 from moco_jax.training.first_state import first_state
 from tests.conftest import CACHE
-from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
+from tests.probes import sweep, train
+from tests.tiny import finetune_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -28,12 +29,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The source, and the workdir of a short pre-training with BatchNorm in groups."""
-    folder = tmp_path_factory.mktemp("trained")
-    source = write_npz(folder / "images.npz", test_images=36)
-    c = tiny_config("v1", source)
-    c.epochs, c.knn.every_epochs = 1.0, 0.0
-    assert loop.run(c, folder / "run") == 0
-    return source, folder / "run"
+    return train(tmp_path_factory.mktemp("trained"))
 
 
 def steps_of(workdir):
@@ -43,14 +39,6 @@ def steps_of(workdir):
 def final(workdir):
     """The arrays of the newest checkpoint."""
     return checkpoint.read(steps_of(workdir)[-1])[0]
-
-
-def sweep(source, init, augment=True):
-    c = probe_config(source)
-    c.init = str(init)
-    c.supervised.update(augment=augment, lrs=(0.03, 1.0), batch_norm=True, held_out=0.2)
-    c.epochs = 4.0 if augment else 16.0
-    return c
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["images", "features"])
@@ -247,87 +235,3 @@ def test_the_command_probes_and_fine_tunes(trained, tmp_path):
         assert done.returncode == 0, done.stderr
         assert title in done.stderr
         assert ("Backbone unchanged: the checksums of its" in done.stderr) == (name == "linear")
-
-
-class TestBadInput:
-    def check(self, c, message, error=ValueError):
-        with pytest.raises(error, match=message):
-            experiment.build(c)
-
-    def test_no_labels(self, tmp_path):
-        c = probe_config(write_npz(tmp_path / "x.npz", labels=False, test_images=4))
-        self.check(c, "needs labelled training images")
-
-    def test_no_test_images(self, tmp_path):
-        self.check(probe_config(write_npz(tmp_path / "x.npz")), "needs labelled test images")
-
-    def test_options_that_have_no_meaning(self, trained):
-        for change, message in (
-            ({"train_backbone": True, "lrs": (1.0,)}, r"lrs=\(1.0,\): expected \(\)"),
-            ({"train_backbone": True, "batch_norm": True}, "batch_norm=True: expected False"),
-            ({"train_backbone": True, "augment": False}, "augment=False: expected True"),
-            ({"augment": False, "mixup": 0.8}, "mixup=0.8: expected 0.0"),
-            ({"lrs": (0.0,)}, "expected rates above 0"),
-            ({"label_smoothing": 1.5}, r"label_smoothing=1.5: expected a value in \[0, 1\]"),
-            ({"cutmix": -1.0}, "cutmix=-1.0: expected 0 or more"),
-            ({"lrs": (1.0,), "held_out": 1.0}, "held_out=1.0: expected above 0"),
-        ):
-            c = probe_config(trained[0])
-            c.supervised.update(change)
-            self.check(c, message)
-
-    def test_slices_of_a_batch(self, trained):
-        c = probe_config(trained[0])
-        c.accumulate = 2
-        self.check(c, "accumulate=2: expected 1 with protocol='supervised'")
-
-    def test_pixels_cannot_be_fine_tuned(self, trained):
-        c = finetune_config(trained[0])
-        c.model.name = "pixels"
-        self.check(c, "model.name='pixels' has nothing that fine-tuning trains")
-
-    def test_a_checkpoint_of_another_architecture(self, trained, tmp_path):
-        source, init = trained
-        c = sweep(source, init)
-        c.model.vit.width = 32
-        with pytest.raises(CheckpointError, match=r"(?s)another network.*16\].*32\]"):
-            loop.run(c, tmp_path / "run")
-
-    def test_a_classifier_of_another_number_of_classes(self, trained, tmp_path):
-        source, _ = trained
-        c = finetune_config(source)
-        c.epochs, c.data.view1.order = 0.2, ("flip",)
-        assert loop.run(c, tmp_path / "three") == 0
-        with np.load(source.removeprefix("npz:")) as arrays:
-            arrays = dict(arrays)
-        arrays["labels"][0] = 3
-        np.savez(tmp_path / "four.npz", **arrays)
-        c.init, c.init_part = str(tmp_path / "three"), "weights"
-        c.data.source = f"npz:{tmp_path}/four.npz"
-        with pytest.raises(CheckpointError, match=r"classifier/bias: float32\[3\].*\[4\]"):
-            loop.run(c, tmp_path / "four")
-
-    def test_test_labels_that_are_no_class(self, trained, tmp_path):
-        with np.load(trained[0].removeprefix("npz:")) as arrays:
-            arrays = dict(arrays)
-        arrays["test_labels"][5] = 7
-        np.savez(tmp_path / "x.npz", **arrays)
-        c = probe_config(f"npz:{tmp_path}/x.npz")
-        with pytest.raises(ValueError, match=r"1 of the evaluated images have none of the 3"):
-            loop.run(c, tmp_path / "run")
-
-    @pytest.mark.parametrize("augment", [True, False])
-    def test_features_that_are_not_finite(self, trained, tmp_path, augment, monkeypatch):
-        source, init = trained
-        shutil.copytree(init, tmp_path / "init")
-        x = experiment.build(tiny_config("v1", source))
-        store = checkpoint.Checkpoints(tmp_path / "init", x.config.checkpoint)
-        state = store.restore(experiment.abstract_state(x))
-        scale = state.params["backbone"]["norm"]["scale"]
-        state.params["backbone"]["norm"]["scale"] = scale.at[2].set(np.nan)
-        broken = checkpoint.Checkpoints(tmp_path / "broken", x.config.checkpoint)
-        broken.save(5, state, experiment.recorded(x))
-        broken.wait()
-        c = sweep(source, tmp_path / "broken", augment)
-        with pytest.raises(ValueError, match=r"not finite|NaN"):
-            loop.run(c, tmp_path / "run")

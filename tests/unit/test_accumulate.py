@@ -90,7 +90,7 @@ def test_slices_send_nothing_more(source):
     ("name", "group", "accumulate", "message"),
     [
         ("v3", 0, 3, r"accumulate=3 must divide the 4 images of a device .* nearest: 2"),
-        ("v3", 0, 0, r"accumulate=0 .* nearest: 1"),
+        ("v3", 0, 0, r"accumulate=0: expected a whole number, at least 1"),
         ("v1", 2, 4, r"accumulate=4 .* groups of 2 \(method.bn_group_size\); nearest: 2"),
         ("v1", 8, 2, r"accumulate=2 .* groups of 8 .* nearest: 1"),
         ("v1", 0, 2, r"accumulate=2 is not exact with BatchNorm over the whole batch in vit_tiny"),

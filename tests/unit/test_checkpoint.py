@@ -1,14 +1,17 @@
+import errno
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
-from moco_jax import config, mesh
-from moco_jax.checkpoint import Checkpoints
-from moco_jax.errors import CheckpointError
+from moco_jax import checkpoint, config, files, mesh
+from moco_jax.checkpoint import Checkpoints, sealed
+from moco_jax.errors import CheckpointError, StorageError
+from moco_jax.identity import refuse_changes
 from moco_jax.training.step import TrainState
 
 CONFIG = {"seed": 0}
@@ -156,23 +159,99 @@ def test_a_changed_config_is_refused_with_a_diff():
     new.optim.base_lr = 0.1
     new.data.threads = 5
     with pytest.raises(CheckpointError) as error:
-        config.refuse_changes(config.as_json(old), config.as_json(new))
+        refuse_changes(config.as_json(old), config.as_json(new))
     assert "-optim.base_lr = 0.03" in str(error.value)
     assert "+optim.base_lr = 0.1" in str(error.value)
     assert "threads" not in str(error.value)
-    config.refuse_changes(config.as_json(old), config.as_json(new), allow=True)
+    refuse_changes(config.as_json(old), config.as_json(new), allow=True)
 
 
 def test_changes_that_do_not_matter_are_taken():
     old, new = config.default(), config.default()
     new.data.threads, new.log.every_steps, new.checkpoint.every_steps = 7, 1, 1
-    config.refuse_changes(config.as_json(old), config.as_json(new))
+    refuse_changes(config.as_json(old), config.as_json(new))
 
 
 def test_an_option_that_the_checkpoint_does_not_know_has_its_default():
     old, new = config.as_json(config.default()), config.default()
     del old["model"]["vit"]["drop_path"]
-    config.refuse_changes(old, config.as_json(new))
+    refuse_changes(old, config.as_json(new))
     new.model.vit.drop_path = 0.1
     with pytest.raises(CheckpointError, match=r"\+model.vit.drop_path = 0.1"):
-        config.refuse_changes(old, config.as_json(new))
+        refuse_changes(old, config.as_json(new))
+
+
+def test_what_another_process_cannot_read_no_process_takes(tmp_path, caplog):
+    """Its problem comes by the exchange, in which this process has none."""
+    save_two(tmp_path)
+
+    def exchange(value, what):
+        return [value, "cut short" if what == "all to read checkpoint 2" else value]
+
+    store = Checkpoints(tmp_path, config.default().checkpoint, exchange)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_LATER", ())
+        assert_equal(store.restore(make_state(0.0)), make_state(1.0))
+    assert "CHECKPOINT 2 IS DAMAGED (for process 1: cut short)" in caplog.text
+
+
+def test_a_file_that_another_process_does_not_see_yet_is_waited_for(tmp_path, monkeypatch):
+    save_two(tmp_path)
+    monkeypatch.setattr(checkpoint, "_LATER", (0.0, 0.0))
+    late = iter(["no such file", "no such file"])
+    read = "all to read checkpoint 2"
+    store = Checkpoints(
+        tmp_path,
+        config.default().checkpoint,
+        lambda value, what: [value, next(late, "") if what == read else value],
+    )
+    assert_equal(store.restore(make_state(0.0)), make_state(2.0))
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+
+
+def test_trouble_in_reading_is_no_damage(tmp_path, monkeypatch):
+    """A file server that is away must not have a good checkpoint set aside."""
+    save_two(tmp_path)
+    monkeypatch.setattr(files, "DELAYS", (0.0,))
+    times = iter([OSError(errno.ESTALE, "Stale file handle")])
+
+    def read_meta(step):
+        for error in times:
+            raise error
+        return sealed.read_meta(step)
+
+    monkeypatch.setattr(checkpoint, "read_meta", read_meta)
+    assert_equal(checkpoints(tmp_path).restore(make_state(0.0)), make_state(2.0))
+    times = iter([OSError(errno.EIO, "Input/output error")] * 9)
+    with pytest.raises(StorageError, match="Input/output error"):
+        checkpoints(tmp_path).restore(make_state(0.0))
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+
+
+def test_a_save_that_fails_is_tried_again(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(files, "DELAYS", (0.2,) * 10)  # what else was begun still ends
+    save, errors = ocp.JsonCheckpointHandler.async_save, iter([OSError(errno.ENOSPC, "full")] * 2)
+
+    async def failing(*args, **kwargs):
+        for error in errors:
+            raise error
+        return await save(*args, **kwargs)
+
+    monkeypatch.setattr(ocp.JsonCheckpointHandler, "async_save", failing)
+    with checkpoints(tmp_path) as store:
+        store.save(1, make_state(1.0), CONFIG, wait=True)
+        assert not store.failed()
+    assert caplog.text.count("full") >= 2
+    assert_equal(checkpoints(tmp_path).restore(make_state(0.0)), make_state(1.0))
+
+
+@pytest.mark.parametrize("lost", ["sha256", "checksums"])
+def test_the_checksums_have_one_of_their_own(lost, tmp_path, caplog):
+    save_two(tmp_path)
+    meta = tmp_path / "checkpoints" / "2" / "meta" / "metadata"
+    content = json.loads(meta.read_text())
+    del content[lost]
+    content["config"]["seed"] = 7
+    meta.write_text(json.dumps(content))
+    assert checkpoints(tmp_path).newest_config() == (CONFIG if lost == "checksums" else {"seed": 7})
+    assert str(meta) in caplog.text, "an older version has no checksum of them: that is said"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from moco_jax import convert
+from moco_jax.checkpoint.sealed import seal
 from moco_jax.errors import CheckpointError
 from tests.torchlike import load_torch, save_torch, small_contents
 
@@ -223,8 +224,9 @@ def test_a_damaged_step_is_refused(tmp_path):
     convert.write(tmp_path / "run", small_contents("moco"), "ours")
     meta = tmp_path / "run" / "checkpoints" / "5" / "meta" / "metadata"
     content = json.loads(meta.read_text())
+    del content["sha256"]
     content["checksums"]["params/backbone/conv1/kernel"] = "0" * 16
-    meta.write_text(json.dumps(content))
+    meta.write_text(json.dumps(seal(content)))
     with pytest.raises(CheckpointError, match="wrong checksum of params/backbone/conv1/kernel"):
         convert.read(tmp_path / "run")
     meta.unlink()

@@ -34,7 +34,7 @@ def experiment_of(c, path, **options):
     tx = make_optimizer(c.optim, params, schedule)
     devices = mesh.make_mesh(jax.devices()[:1])
     return experiment.Experiment(
-        c, devices, None, None, (), (), None, method, tx, schedule, None, 40, STEPS_PER_EPOCH
+        c, devices, None, None, (), (), None, method, tx, schedule, None, 40, STEPS_PER_EPOCH, {}
     )
 
 

@@ -2,11 +2,13 @@
 
 import os
 import pathlib
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from moco_jax.cluster import rendezvous
+from moco_jax import config
+from moco_jax.cluster import rendezvous, switchboard
 from moco_jax.cluster.rendezvous import Place, check_same, find_place
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
@@ -101,6 +103,21 @@ def test_one_gpu_each_only_where_processes_share_a_machine(environment):
     assert share(place, ["a", "a", "b", "b"]) is None
     environment["CUDA_VISIBLE_DEVICES"] = "4,5"
     assert share(place, ["a", "a", "b", "b"]) == [1]
+
+
+def test_the_line_ends_a_run_before_jaxs_service_aborts_it(monkeypatch):
+    """After 100 s without a sign of life JAX would, with SIGABRT."""
+    called = {}
+    monkeypatch.setattr(
+        rendezvous.jax.distributed, "initialize", lambda *_, **kw: called.update(kw)
+    )
+    monkeypatch.setattr(rendezvous.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(
+        rendezvous, "Line", lambda *_: SimpleNamespace(exchange=lambda value, _: [value])
+    )
+    monkeypatch.setattr(rendezvous, "_check_workdir", lambda *_: None)
+    rendezvous.join(Place("127.0.0.1:99", 1, 0), config.default(), "run", 10)
+    assert called["heartbeat_timeout_seconds"] >= switchboard.GONE + 60
 
 
 def test_differences_name_process_host_and_lines():

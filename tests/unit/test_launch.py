@@ -1,5 +1,6 @@
 """launch/local.py with a program in the place of training that only plays its part."""
 
+import os
 import pathlib
 import re
 import signal
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from launch import local
-from moco_jax.errors import EXIT_WRONG_INPUT
+from moco_jax.errors import EXIT_DIVERGED, EXIT_WRONG_INPUT
 
 PROGRAM = """
 import os, pathlib, signal, sys, time
@@ -73,9 +74,10 @@ def test_gives_up_after_restarts_without_a_new_checkpoint(launch):
     assert text.count("starting all again") == 3
 
 
-def test_wrong_input_is_not_tried_again(launch):
-    code, text = result(launch("sys.exit(2)"))
-    assert code == 2
+@pytest.mark.parametrize("final", [2, 3])
+def test_what_would_fail_again_is_not_tried_again(launch, final):
+    code, text = result(launch(f"sys.exit({final})"))
+    assert code == final
     assert "again" not in text
 
 
@@ -112,6 +114,53 @@ time.sleep(30)
     assert "again" not in text
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("when", ["before", "among", "after"])
+def test_a_signal_while_the_processes_are_started_reaches_them(
+    when, number, tmp_path, monkeypatch, capsys
+):
+    """Before the first, between two, and after the last, when the launcher has yet to wait."""
+    (tmp_path / "moco_jax").mkdir()
+    (tmp_path / "moco_jax" / "main.py").write_text("import time; time.sleep(20)")
+    monkeypatch.chdir(tmp_path)
+    comes_at = {"before": 0, "among": 1, "after": 2}[when]
+    kept = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    original, started = subprocess.Popen, []
+
+    def popen(*args, **kwargs):
+        if len(started) == comes_at:
+            signal.raise_signal(number)
+        started.append(original(*args, **kwargs))
+        if len(started) == comes_at == 2:
+            signal.raise_signal(number)
+        return started[-1]
+
+    monkeypatch.setattr(local.subprocess, "Popen", popen)
+    try:
+        assert local.run(local.parse(["-n", "2", "--", f"--workdir={tmp_path}"])) == 75
+    finally:
+        for n, handler in kept.items():
+            signal.signal(n, handler)
+    assert [process.returncode for process in started].count(0) == 0
+    assert "again" not in capsys.readouterr().err
+
+
+def test_slurms_script_hands_out_a_token(tmp_path, monkeypatch):
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$MOCO_JAX_RUN_TOKEN"\n')
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("MOCO_JAX_RUN_TOKEN", raising=False)
+
+    def token():
+        return subprocess.check_output(["bash", FOLDER / "slurm.sh"], text=True).strip()
+
+    found = {token(), token()}
+    assert len(found) == 2, "another one each time"
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in found)
+    monkeypatch.setenv("MOCO_JAX_RUN_TOKEN", "chosen")
+    assert token() == "chosen"
+
+
 def test_options_that_are_wrong(capsys):
     for arguments in (["-n", "0", "--", "--workdir=x"], ["-n", "2", "--", "--config=x"]):
         with pytest.raises(SystemExit):
@@ -144,4 +193,4 @@ def pod_rules(text):
     ],
 )
 def test_all_agree_on_the_codes_that_are_not_tried_again(name, codes_of):
-    assert codes_of((FOLDER / name).read_text()) == {0, EXIT_WRONG_INPUT, 3}
+    assert codes_of((FOLDER / name).read_text()) == {0, EXIT_WRONG_INPUT, EXIT_DIVERGED}

@@ -1,7 +1,5 @@
 """The line between processes; here its ends are threads of one process."""
 
-import json
-import queue
 import socket
 import threading
 import time
@@ -9,44 +7,12 @@ import time
 import pytest
 
 from moco_jax.cluster.lifeline import Line
+from tests.lines import Ends, connect, exchange, free_address
 
 
 @pytest.fixture
 def address():
-    with socket.create_server(("", 0)) as server:
-        return "127.0.0.1", server.getsockname()[1]
-
-
-class Ends(queue.SimpleQueue):
-    """What ended, and how: (process, code, text)."""
-
-    def of(self, index):
-        return lambda code, text: self.put((index, code, text))
-
-    def take(self, count):
-        return {
-            index: (code, text)
-            for index, code, text in (self.get(timeout=10) for _ in range(count))
-        }
-
-
-def connect(address, count, ends, timeout=20.0):
-    return [Line(address, count, i, timeout, ends.of(i)) for i in range(count)]
-
-
-def exchange(lines, values):
-    out = {}
-    threads = [
-        threading.Thread(
-            target=lambda i, line: out.setdefault(i, line.exchange(values[i])), args=pair
-        )
-        for pair in enumerate(lines)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    return out
+    return free_address()
 
 
 def test_everyone_gets_everyones_value(address):
@@ -178,14 +144,3 @@ def test_a_taken_port_is_refused(address):
     Line(address, 1, 0, 5.0, Ends().of(0))
     with pytest.raises(ValueError, match=f"cannot listen on port {address[1]}"):
         Line(address, 1, 0, 5.0, Ends().of(0))
-
-
-def test_strangers_are_passed_over(address):
-    ends = Ends()
-    line = Line(address, 1, 0, 5.0, ends.of(0))
-    for text in (b"GET / HTTP/1.1\r\n\r\n", json.dumps([1]).encode() + b"\n"):
-        with socket.create_connection(address) as stranger:
-            stranger.sendall(text)
-            assert stranger.recv(100) == b""
-    assert line.exchange(7) == [7]
-    assert ends.empty()

@@ -24,10 +24,11 @@ from moco_jax.convert import safetensors
 from moco_jax.convert.contents import Contents, views_per_step
 from moco_jax.convert.torchfile import release
 from moco_jax.errors import CheckpointError
+from moco_jax.identity import upgraded
 from moco_jax.methods.networks import make_networks
 from moco_jax.models.norm import BatchNorm
 from moco_jax.optim import make_optimizer
-from moco_jax.protocols.supervised import describe_head
+from moco_jax.protocols.heads import OWN, describe_head
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def read(path: pathlib.Path) -> Contents:
     arrays, meta = checkpoint.read(step)
     c = _config(meta["config"])
     if c.protocol == "supervised" and not c.supervised.train_backbone:
-        arrays = _one_head(arrays, c, step)
+        arrays = _one_head(arrays, c, meta["config"].get("found", {}).get("head"), step)
     leaves = {optimizer_leaf(name, arrays): leaf for name, leaf in arrays.items()}
     number = int(leaves.pop("step"))
     workdir = step.parent.parent
@@ -57,7 +58,8 @@ def read(path: pathlib.Path) -> Contents:
     batches = (number - about.get("step", number)) * views_per_step(c)
     for name, leaf in kept.items():
         leaves[name] = np.asarray(leaf + batches) if name.endswith("/count") else leaf
-    epoch = _epoch(workdir, number)
+    position = number + int(leaves.get("skipped", np.zeros(2))[0])
+    epoch = _epoch(workdir, position)
     training = any("/target/" in name or name.startswith("optimizer/") for name in leaves)
     return Contents(
         format="ours",
@@ -72,21 +74,22 @@ def read(path: pathlib.Path) -> Contents:
 
 
 def _one_head(
-    arrays: dict[str, np.ndarray], c: ConfigDict, step: pathlib.Path
+    arrays: dict[str, np.ndarray], c: ConfigDict, head: int | None, step: pathlib.Path
 ) -> dict[str, np.ndarray]:
     """The leaves of a linear probe with one of its heads: the chosen, else the protocol's own.
 
     Where the head follows a BatchNorm, that becomes part of its weights, and the state of the
     optimizer, which is of other weights, is left out. The head's learning rate goes into `c`.
     """
-    rows = metrics.read(step.parent.parent) if (step.parent.parent / metrics.FILE).exists() else []
-    heads = [row["head"] for row in rows if "head" in row and row["step"] == int(step.name)]
-    head = heads[-1] if heads else 0
+    if head is None:
+        log.warning("%s: no head had been chosen; taken is the protocol's own", step)
+        head = OWN
     about = describe_head(c, head)
     log.info("Head %d, %s", head, about)
     c.optim.base_lr = about["base_lr"]
     batched = ("params/classifier/", "opt_state/")
     leaves = {n: leaf[head] if n.startswith(batched) else leaf for n, leaf in arrays.items()}
+    leaves.pop("method_state/alive", None)
     mean, var = (leaves.pop(f"method_state/stats/classifier/{n}", None) for n in ("mean", "var"))
     if about["batch_norm"]:
         kernel, bias = (f"params/classifier/{n}" for n in ("kernel", "bias"))
@@ -117,7 +120,7 @@ def write(contents: Contents, workdir: pathlib.Path) -> None:
     leaves = {name: _to_jax(leaf) for name, leaf in leaves.items()}
     with contextlib.closing(checkpoint.Checkpoints(workdir, c.checkpoint)) as store:
         tree = traverse_util.unflatten_dict(leaves, sep="/")
-        store.save(contents.step, tree, config.as_json(c))
+        store.save(contents.position, tree, config.as_json(c))
         store.wait()
     save_imported(contents, workdir)
 
@@ -216,13 +219,13 @@ def _config(saved: dict[str, Any]) -> ConfigDict:
             else:
                 record[name] = values[name]
 
-    update(c, config.upgraded(saved))
+    update(c, upgraded(saved))
     return c
 
 
-def _epoch(workdir: pathlib.Path, step: int) -> float | None:
-    """Passes over the data at a step, from the metrics of the run; None where there are none."""
+def _epoch(workdir: pathlib.Path, position: int) -> float | None:
+    """Passes over the data at a position, from the run's metrics; None where there are none."""
     if not (workdir / metrics.FILE).is_file():
         return None
     rows = [row for row in metrics.read(workdir) if row.get("step")]
-    return step * rows[-1]["epoch"] / rows[-1]["step"] if rows else None
+    return position * rows[-1]["epoch"] / rows[-1]["step"] if rows else None
