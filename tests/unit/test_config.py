@@ -107,7 +107,7 @@ def write_folder(path):
 
 
 def test_every_option_is_read(tmp_path, monkeypatch):
-    """Two runs, a refused continuation and three builds read every option, or it is a dead one."""
+    """Two runs, a refused continuation and some builds read every option, or it is a dead one."""
     source = write_npz(tmp_path / "x.npz", test_images=8)
     run, again, lars, resnet = (tiny_config(m, source) for m in ("v1", "v1", "v3", "v1"))
     run.epochs, run.log.every_steps, again.epochs = 0.4, 1, 0.2
@@ -120,7 +120,9 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     tune = finetune_config(source)
     tune.init, tune.init_part = str(tmp_path / "run"), "backbone"
     tune.model.vit.norm = "batch"
-    for c in (run, again, lars, resnet, probe, tune):
+    swav, bank = (tiny_config(m, source) for m in ("swav", "memory_bank"))
+    traced = lars, tune, swav, bank
+    for c in (run, again, resnet, probe, *traced):
         places |= {(id(record), key): name for record, key, name in leaves(c)}
     read, original = set(), ConfigDict.__getitem__
 
@@ -133,14 +135,12 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     assert loop.run(run, tmp_path / "run") == 0
     with pytest.raises(CheckpointError):
         loop.run(again, tmp_path / "run")
-    x = experiment.build(lars)
-    with experiment.train_batches(x, 0) as batches:
-        experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
+    for c in traced:
+        x = experiment.build(c)
+        with experiment.train_batches(x, 0) as batches:
+            experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
     experiment.build(resnet)
-    x = experiment.build(tune)
-    with experiment.train_batches(x, 0) as batches:
-        experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
-    first_state(x, tmp_path)
+    first_state(experiment.build(tune), tmp_path)
     assert loop.run(probe, tmp_path / "probe") == 0
     monkeypatch.undo()
     assert {name for *_, name in leaves(config.default())} - read == set()
