@@ -5,7 +5,6 @@ the paper leaves open whether the two share their weights.
 """
 
 import jax
-import jax.numpy as jnp
 
 from moco_jax import mesh
 from moco_jax.config import ConfigDict
@@ -15,18 +14,13 @@ from moco_jax.ops.losses import chance_info_nce, contrastive_loss, feature_std, 
 
 
 def make(config: ConfigDict, facts: Facts) -> Method:
-    """End-to-end training; `config.method` and `config.model` are read here.
+    """End-to-end training; InputError for options that do not fit it.
 
-    Raises:
-      InputError: options that do not fit the method.
+    `config.method` and `config.model` are read here.
     """
     t = config.method
     refuse_predictor(t)
     nets = make_networks(config)
-
-    def init(key: jax.Array) -> tuple[Tree, Tree]:
-        params, stats = nets.init(key, jnp.zeros((1, *facts.image_shape)))
-        return params, {"stats": stats}
 
     def loss(params: Tree, state: Tree, batch: Batch, key: jax.Array, step: jax.Array):
         del step  # no schedule
@@ -42,11 +36,11 @@ def make(config: ConfigDict, facts: Facts) -> Method:
         return value, ({"stats": jax.lax.stop_gradient(stats)}, metrics)
 
     return Method(
-        init=init,
+        init=lambda key: nets.init_state(key, facts.image_shape),
         loss=loss,
-        encode=lambda params, state, images: nets.encode(params, state["stats"], images),
+        encode=nets.encode_state,
         chance_loss=chance_info_nce(config.data.batch_size - 1),
-        layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
+        layers=nets.layers,
         views=(config.data.view1, config.data.view2),
         layout={"stats": mesh.GROUPS},
         recipe=f"tau {t.temperature:g}, {config.data.batch_size - 1} negatives",

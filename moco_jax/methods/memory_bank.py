@@ -74,9 +74,9 @@ def make(config: ConfigDict, facts: Facts) -> Method:
     return Method(
         init=init,
         loss=loss,
-        encode=lambda params, state, images: nets.encode(params, state["stats"], images),
+        encode=nets.encode_state,
         chance_loss=chance(t.queue_size),
-        layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
+        layers=nets.layers,
         views=(config.data.view1,),
         layout={"stats": mesh.GROUPS, "bank": mesh.GROUPS, **constant},
         recipe=f"{t.bank_loss}, tau {t.temperature:g}, {t.queue_size} of {facts.images} rows drawn",

@@ -84,9 +84,9 @@ def make(config: ConfigDict, facts: Facts) -> Method:
     return Method(
         init=init,
         loss=loss,
-        encode=lambda params, state, images: nets.encode(params, state["stats"], images),
+        encode=nets.encode_state,
         chance_loss=len(query_views) * chance_info_nce(t.queue_size),
-        layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
+        layers=nets.layers,
         views=(config.data.view1, config.data.view2),
         layout={
             "stats": mesh.GROUPS,

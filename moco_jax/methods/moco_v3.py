@@ -96,9 +96,9 @@ def symmetrized(
     return Method(
         init=init,
         loss=loss,
-        encode=lambda params, state, images: nets.encode(params, state["stats"], images),
+        encode=nets.encode_state,
         chance_loss=chance,
-        layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
+        layers=nets.layers,
         views=(config.data.view1, config.data.view2),
         layout={
             "stats": mesh.GROUPS,

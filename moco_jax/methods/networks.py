@@ -47,6 +47,16 @@ class Networks(NamedTuple):
             stats[name] = variables.get("batch_stats", {})
         return params, stats
 
+    def init_state(self, key: jax.Array, image_shape: Sequence[int]) -> tuple[Tree, Tree]:
+        """Parameters, and a method state that has BatchNorm's statistics alone."""
+        params, stats = self.init(key, jnp.zeros((1, *image_shape)))
+        return params, {"stats": stats}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The backbone's layers as `Method.layers` names them."""
+        return tuple(f"backbone/{name}" for name in self.backbone.layers)
+
     def apply(
         self, name: str, params: Tree, stats: Tree, x: jax.Array, train: bool
     ) -> tuple[jax.Array, Tree]:
@@ -97,6 +107,12 @@ class Networks(NamedTuple):
         """Some views of a batch to projections (V, B, C), float32, in training; see `features`."""
         x, stats = self.features(params, stats, batch, which, key)
         return self.head("projector", params, stats, x)
+
+    def encode_state(
+        self, params: Tree, state: Tree, images: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """`encode` as `Method.encode`, of a method state that has the statistics."""
+        return self.encode(params, state["stats"], images)
 
     def encode(self, params: Tree, stats: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images (B, S, S, C) to features (B, F) and projections (B, C), in evaluation mode."""

@@ -5,7 +5,6 @@ of both together, as in the authors' code.
 """
 
 import jax
-import jax.numpy as jnp
 
 from moco_jax import mesh
 from moco_jax.config import ConfigDict
@@ -24,10 +23,6 @@ def make(config: ConfigDict, facts: Facts) -> Method:
     refuse_predictor(t)
     nets = make_networks(config)
 
-    def init(key: jax.Array) -> tuple[Tree, Tree]:
-        params, stats = nets.init(key, jnp.zeros((1, *facts.image_shape)))
-        return params, {"stats": stats}
-
     def loss(params: Tree, state: Tree, batch: Batch, key: jax.Array, step: jax.Array):
         del key, step  # nothing random beyond the views, and no schedule
         z, stats = nets.project(params, state["stats"], batch, (0, 1))
@@ -37,11 +32,11 @@ def make(config: ConfigDict, facts: Facts) -> Method:
         return value, ({"stats": jax.lax.stop_gradient(stats)}, metrics)
 
     return Method(
-        init=init,
+        init=lambda key: nets.init_state(key, facts.image_shape),
         loss=loss,
-        encode=lambda params, state, images: nets.encode(params, state["stats"], images),
+        encode=nets.encode_state,
         chance_loss=chance_nt_xent(config.data.batch_size),
-        layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
+        layers=nets.layers,
         views=(config.data.view1, config.data.view2),
         layout={"stats": mesh.GROUPS},
         recipe=f"tau {t.temperature:g}",

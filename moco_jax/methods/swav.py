@@ -102,9 +102,9 @@ def make(config: ConfigDict, facts: Facts) -> Method:
     return Method(
         init=init,
         loss=loss,
-        encode=lambda params, state, images: nets.encode(params, state["stats"], images),
+        encode=nets.encode_state,
         chance_loss=chance_swav(s.prototypes),
-        layers=tuple(f"backbone/{name}" for name in nets.backbone.layers),
+        layers=nets.layers,
         views=views,
         layout={"stats": mesh.GROUPS}
         | (queue_layout | {"queue_ptr": mesh.WHOLE} if t.queue_size else {}),
