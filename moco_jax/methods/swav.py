@@ -90,12 +90,13 @@ def make(config: ConfigDict, facts: Facts) -> Method:
             own = any(getattr(key, "key", None) == "prototypes" for key in path)
             return jnp.where(before.step < frozen_steps, old, new) if own else new
 
+        unit = jax.tree.map(l2_normalize, after.params["prototypes"])
+        after = after._replace(params=after.params | {"prototypes": unit})
         params, opt_state = (
             jax.tree_util.tree_map_with_path(held, getattr(before, name), getattr(after, name))
             for name in ("params", "opt_state")
         )
-        unit = jax.tree.map(l2_normalize, params["prototypes"])
-        return after._replace(params=params | {"prototypes": unit}, opt_state=opt_state)
+        return after._replace(params=params, opt_state=opt_state)
 
     split_queue = mesh.Layout("rows", "method.queue_size")
     queue_layout = {"queue": split_queue if config.mesh.shard_queue else mesh.WHOLE}

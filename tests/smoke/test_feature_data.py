@@ -45,7 +45,7 @@ READING = [
 
 def test_every_option_of_reading_is_a_flag_and_the_rest_have_one_or_are_of_training():
     others = {"source", "image_size", "mean", "std", "eval_crop_share", "eval_batch_size"}
-    training = {"batch_size", "label_share", "view1", "view2"}
+    training = {"batch_size", "label_share", "view1", "view2", "small_view"}
     options = set(config.default().data) - others - training
     assert options == set(embedding.READING) == {name for name, _ in READING}
 

@@ -79,9 +79,9 @@ def check_conversion(workdir, name, folder):
         ("byol", {"predictor.out": 4}, "predictor.out=4 must equal method.projector.out=8"),
         ("memory_bank", {"bank_loss": "infonce"}, "did you mean 'info_nce'"),
         ("memory_bank", {"queue_size": 0}, "queue_size=0 must be at least 1"),
-        ("swav", {"queue_size": -1}, "queue_size=-1 must be 0"),
-        ("swav", {"swav.prototypes": 0}, "prototypes=0 must be at least 1"),
-        ("swav", {"swav.epsilon": 0.0}, "epsilon=0.0 must be above 0"),
+        ("swav", {"queue_size": -1}, "queue_size=-1: expected a whole number"),
+        ("swav", {"swav.prototypes": 0}, "prototypes=0: expected a whole number"),
+        ("swav", {"swav.epsilon": 0.0}, "epsilon=0.0: expected above 0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(method, options, message, tmp_path):
@@ -94,7 +94,7 @@ def test_options_that_do_not_fit_are_refused(method, options, message, tmp_path)
 @pytest.mark.parametrize(
     ("size", "position", "message"),
     [
-        (8, "learned", "position='learned' .* small_views of 8 need"),
+        (8, "learned", "position='learned' .* method.swav.small_views of 8 need"),
         (10, "sincos", "10 pixels .* patch size 4; nearest: 8"),
     ],
 )
