@@ -241,7 +241,7 @@ def test_operations_are_applied_as_often_as_asked(name, share):
 
 def torchvision_recipe(recipe, size):
     """The same recipe as a torchvision pipeline on float tensors."""
-    scale = size / augment.BLUR_SIZE
+    scale = size / recipe.blur_at
     radius = photometric.blur_radius(scale * recipe.blur_sigma[1], size)
     sigma = tuple(scale * s for s in recipe.blur_sigma)
     blurred = transforms.GaussianBlur(2 * radius + 1, sigma)
