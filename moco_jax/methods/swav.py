@@ -123,14 +123,6 @@ def _scores(z: jax.Array, prototypes: jax.Array) -> jax.Array:
 def _check(config: ConfigDict) -> None:
     t, s, model = config.method, config.method.swav, config.model
     refuse_predictor(t)
-    least = {"prototypes": 1, "small_views": 0, "frozen_epochs": 0, "queue_from_epoch": 0}
-    for name, bound in least.items():
-        if not bound <= s[name] < math.inf:
-            raise InputError(f"method.swav.{name}={s[name]} must be at least {bound}")
-    if not 0 < s.epsilon < math.inf:
-        raise InputError(f"method.swav.epsilon={s.epsilon} must be above 0")
-    if t.queue_size < 0:
-        raise InputError(f"method.queue_size={t.queue_size} must be 0 (no queue) or more")
     size = config.data.image_size
     for view in (config.data.view1, config.data.view2):
         if view.size not in (0, size):

@@ -88,20 +88,20 @@ def _run(config: ConfigDict, path: pathlib.Path, line: Line | None) -> int:
         writing = jax.process_index() == 0
         if writing:
             files.write(path / "config.json", config.to_json_best_effort(indent=2) + "\n")
-        board = config.log.tensorboard
+        board, context = config.log.tensorboard, make_context(x, path)
         with metric_files.reporter(path, start, x.steps, board, writing) as report:
             try:
                 on = with_features(x, state, path)
-                there = make_context(on, path)
+                # One context, so that its encoder is compiled once, for the report too.
+                there = context if on is x else make_context(on, path)
                 state, finished = _loop(on, there, state, start, checkpoints, report, line)
                 if finished:
                     skipped = tuple(np.asarray(state.skipped).tolist())
                     most = config.log.max_nonfinite
                     health.check_end(checkpoints, most, int(state.step), skipped)
             except TrainingDivergedError as error:
-                reports.conclude(make_context(x, path), "diverged", message=str(error))
+                reports.conclude(context, "diverged", message=str(error))
                 raise
-    context = make_context(x, path)
     if not finished:
         reports.conclude(context, "stopped")
         log.warning("Stopped; the same command resumes.")
