@@ -174,7 +174,7 @@ def workdir_path(workdir: str | os.PathLike) -> pathlib.Path:
     if not str(workdir).strip():
         raise InputError("workdir='': expected a directory, e.g. --workdir=runs/demo")
     try:
-        return places.local("workdir", pathlib.Path(workdir).expanduser())
+        return places.local("workdir", os.path.expanduser(workdir))
     except RuntimeError as error:
         raise InputError(f"workdir={str(workdir)!r}: {error}") from error
 

@@ -186,8 +186,13 @@ def make_step(x: Experiment) -> Callable:
     """
     step = make_train_step(x.task, x.tx, x.schedule, x.frozen, x.config.seed)
     state = state_shardings(x)
+
+    # Its name is the program's: in a cache of programs, a profile, a message.
+    def train_step(state: TrainState, entries: dict[str, jax.Array]):
+        return step(state, Batch(entries, x.augment))
+
     return jax.jit(
-        meshes.inside(x.mesh, lambda state, entries: step(state, Batch(entries, x.augment))),
+        meshes.inside(x.mesh, train_step),
         in_shardings=(state, meshes.batched(x.mesh)),
         out_shardings=(state, meshes.replicated(x.mesh)),
         donate_argnums=0,
