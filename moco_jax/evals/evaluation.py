@@ -35,6 +35,8 @@ class Context(NamedTuple):
       steps: of the run; the measurement at this position is the last.
       batches: (source, limit=0) -> evaluation batches on the devices.
       encode: 'backbone' or 'projection' -> the jitted encoder in evaluation mode.
+      sample: (state, position) -> the backbone's features of `evals.images` test images, or of
+        training images where there is no test split: (N, F) float32; extracted once a position.
       two_views: (state, count) -> features of the first two views of training images, each (N, F)
         float32, row by row of the same image; N is about `count`.
       predict: of a protocol: (state, batch of images or features) -> logits (L, B, K).
@@ -50,6 +52,7 @@ class Context(NamedTuple):
     steps: int
     batches: Callable[..., Prefetcher]
     encode: Callable[[str], EncodeState]
+    sample: Callable[[Any, int], np.ndarray]
     two_views: Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
     predict: Callable[[Any, Entries], jax.Array]
 

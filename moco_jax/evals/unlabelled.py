@@ -5,7 +5,6 @@ N images, F features.
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import numpy as np
@@ -13,7 +12,6 @@ from ml_collections import ConfigDict
 
 from moco_jax.errors import NotFiniteError
 from moco_jax.evals.evaluation import Context, Evaluation, Measure, is_pretraining
-from moco_jax.evals.extraction import extract
 from moco_jax.ops.losses import feature_std
 from moco_jax.ops.representation import alignment, rank_me, uniformity
 
@@ -25,20 +23,12 @@ def _every(config: ConfigDict) -> float:
 
 
 def _of_features(name: str, measure: Callable[[np.ndarray], float]) -> Evaluation:
-    """A measure of the backbone's features of `evals.images` test or training images."""
+    """A measure of the backbone's features of some images."""
 
     def make(context: Context) -> Measure | None:
         if not is_pretraining(context.config):
             return None
-        encode, limit = context.encode("backbone"), context.config.evals.images
-        source = context.evaluated.test or context.evaluated.train
-
-        def run(state: object, _: int) -> dict[str, float]:
-            batches = context.batches(source, limit=limit)
-            features, _ = extract(partial(encode, state), batches)
-            return {name: measure(features)}
-
-        return _finite((name,), run)
+        return _finite((name,), lambda *at: {name: measure(context.sample(*at))})
 
     return Evaluation(make, _every)
 

@@ -9,12 +9,14 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import mesh as meshes
 from moco_jax.data import transfer
 from moco_jax.errors import NotFiniteError
-from moco_jax.evals.evaluation import Context
+from moco_jax.evals.evaluation import Context, EncodeState
+from moco_jax.evals.extraction import extract
 from moco_jax.training.experiment import (
     Experiment,
     eval_batches,
@@ -27,6 +29,7 @@ from moco_jax.training.step import TrainState
 
 def make_context(x: Experiment, workdir: pathlib.Path) -> Context:
     """The context of an experiment whose files are in `workdir`."""
+    encode = lru_cache(partial(make_encode, x))
     return Context(
         config=x.config,
         workdir=workdir,
@@ -37,7 +40,8 @@ def make_context(x: Experiment, workdir: pathlib.Path) -> Context:
         mesh=x.mesh,
         steps=x.steps,
         batches=partial(eval_batches, x),
-        encode=lru_cache(partial(make_encode, x)),
+        encode=encode,
+        sample=_make_sample(x, encode),
         two_views=_make_two_views(x),
         predict=_make_predict(x),
     )
@@ -56,14 +60,36 @@ def _make_predict(x: Experiment) -> Callable[[TrainState, dict[str, Any]], jax.A
     return jax.jit(meshes.inside(x.mesh, predict))
 
 
+def _make_sample(
+    x: Experiment, encode: Callable[[str], EncodeState]
+) -> Callable[[TrainState, int], np.ndarray]:
+    """The backbone's features (N, F) of some images, extracted once for all that measure them."""
+    source = x.evaluated.test or x.evaluated.train
+
+    last: dict[int, np.ndarray] = {}
+
+    def sample(state: TrainState, position: int) -> np.ndarray:
+        if position not in last:
+            last.clear()
+            batches = eval_batches(x, source, limit=x.config.evals.images)
+            last[position], _ = extract(partial(encode("backbone"), state), batches)
+        return last[position]
+
+    return sample
+
+
 def _make_two_views(
     x: Experiment,
 ) -> Callable[[TrainState, int], tuple[np.ndarray, np.ndarray]]:
     """The features (N, F) of the first two views of the first batches of training."""
 
     def encode(state: TrainState, batch: dict[str, Any]) -> list[jax.Array]:
-        views = (x.augment(batch, which) for which in (0, 1))
-        return [x.task.encode(state.params, state.method_state, view)[0] for view in views]
+        views = [x.augment(batch, which) for which in (0, 1)]
+        sizes = {view.shape for view in views}
+        # Of one size, they are one batch: the encoder is compiled once.
+        groups = [jnp.concatenate(views)] if len(sizes) == 1 else views
+        features = [x.task.encode(state.params, state.method_state, g)[0] for g in groups]
+        return jnp.split(features[0], 2) if len(sizes) == 1 else features
 
     encode = jax.jit(meshes.inside(x.mesh, encode))
 

@@ -1,5 +1,6 @@
 """The registry of evaluations: which are measured, on which images, with which bank."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -75,11 +76,21 @@ def test_images_without_labels_are_watched_on_others_with_labels(tmp_path):
 def test_features_that_are_not_finite_are_a_line_and_nan(source, tmp_path, caplog):
     c = tiny_config("v1", source)
     x = experiment.build(c)
-    context = make_context(x, tmp_path)
-    broken = context._replace(encode=lambda name: lambda s, b: np.full((16, 4), np.nan, np.float32))
-    row = RANK_ME.make(broken)(experiment.fresh_state(x), 0)
+    state = experiment.fresh_state(x)
+    state = state._replace(params=jax.tree.map(lambda p: p * np.nan, state.params))
+    row = RANK_ME.make(make_context(x, tmp_path))(state, 0)
     assert np.isnan(row["rank_me"])
     assert "rank_me: not measured: features with NaN" in caplog.text
+
+
+def test_features_of_a_sample_are_extracted_once_a_position(source, tmp_path):
+    x = experiment.build(tiny_config("v1", source))
+    context, state = make_context(x, tmp_path), experiment.fresh_state(x)
+    first = context.sample(state, 0)
+    assert context.sample(state, 0) is first
+    other = state._replace(params=jax.tree.map(lambda p: p + 0.1, state.params))
+    assert not np.allclose(context.sample(other, 1), first)
+    np.testing.assert_array_equal(context.sample(state, 0), first)
 
 
 @pytest.mark.parametrize(
