@@ -127,6 +127,7 @@ def default() -> ConfigDict:
     v.position = "sincos"  # learned, none
     v.pool = "cls"  # class token after the last norm; avg_norm, avg: patches with, without it
     v.norm = "layer"  # batch: every LayerNorm replaced by BatchNorm
+    v.norm_eps = 1e-6  # of LayerNorm, added to the variance; transformers' default is 1e-12
     v.width = 0  # features of a token; 0: the name's
     v.depth = 0  # blocks; 0: the name's
     v.heads = 0  # 0: the name's

@@ -186,8 +186,9 @@ _GROUPS = {
     },
     "model.vit": {
         "patch": SIZE, "stem": one_of(vit.STEMS), "position": one_of(vit.POSITIONS),
-        "pool": one_of(vit.POOLS), "norm": one_of(vit.NORMS), "width": COUNT, "depth": COUNT,
-        "heads": COUNT, "attention": one_of(attention.ATTENTIONS), "scan": FLAG,
+        "pool": one_of(vit.POOLS), "norm": one_of(vit.NORMS), "norm_eps": above(0),
+        "width": COUNT, "depth": COUNT, "heads": COUNT,
+        "attention": one_of(attention.ATTENTIONS), "scan": FLAG,
         "drop_path": at_least(0, below=1),
     },
     "method": {

@@ -18,6 +18,7 @@ from moco_jax.convert.formats import read as _read
 from moco_jax.convert.hints import OPTIONS, Hints
 from moco_jax.convert.position import resize
 from moco_jax.errors import InputError
+from moco_jax.models.vit import NORM_EPS
 
 log = logging.getLogger(__name__)
 
@@ -155,4 +156,6 @@ def describe(contents: Contents) -> str:
     name = arch_of(c.model)
     if c.model.name.startswith("vit"):
         name += f" for {c.data.image_size} pixels, position embedding {c.model.vit.position!r}"
+        if c.model.vit.norm_eps != NORM_EPS:
+            name += f", LayerNorm's epsilon {c.model.vit.norm_eps:g}"
     return f"{FORMATS[contents.format].title}; {name}; {', '.join(held)}"

@@ -137,6 +137,7 @@ def _vit(c: ConfigDict, tensors: Tensors, hints: Hints) -> None:
         v.heads = 0 if heads == size.heads else heads
     v.patch = CONV_STEM_PATCH if v.stem == "conv" else _patch(tensors)
     v.norm = "batch" if "blocks.0.norm1.running_mean" in tensors else "layer"
+    v.norm_eps = hints.norm_eps or v.norm_eps
     v.pool = _pool(tensors)
     position = tensors.get("pos_embed")
     if position is None:

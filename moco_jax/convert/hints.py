@@ -19,6 +19,7 @@ class Hints(NamedTuple):
       arch: key of `arch.ARCHS`.
       heads: attention heads of a ViT.
       encoder: which one of several; see `recognize.choose`.
+      norm_eps: epsilon of a ViT's LayerNorm.
       official: whether MoCo v3's own ViTs are meant, whose S has 12 heads.
       partial: take what fits.
       options: how the user at hand writes each of them; those that he lacks are absent.
@@ -27,6 +28,7 @@ class Hints(NamedTuple):
     arch: str | None = None
     heads: int | None = None
     encoder: str | None = None
+    norm_eps: float | None = None
     official: bool = False
     partial: bool = False
     options: Mapping[str, str] = OPTIONS

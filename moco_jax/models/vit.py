@@ -1,10 +1,8 @@
 """Vision Transformer (arXiv:2010.11929) as MoCo v3 (2104.02057) trains it.
 
-B batch, H and W height and width in pixels, N tokens, C features of a token, A heads, D features
-of a head.
+B batch, H and W height and width in pixels, N tokens, C features of a token, A heads.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +12,8 @@ from flax import linen as nn
 
 from moco_jax.config import ConfigDict, choose
 from moco_jax.errors import InputError
-from moco_jax.models.attention import Attend, Attention, choose_attention, plain
+from moco_jax.models.attention import Attend, choose_attention, plain
+from moco_jax.models.block import Block
 from moco_jax.models.norm import BatchNorm
 from moco_jax.models.remat import POLICIES, rematerialized
 from moco_jax.models.tokens import (
@@ -24,9 +23,6 @@ from moco_jax.models.tokens import (
     patch_projection,
     sincos_position,
 )
-
-# (x, train, name of the layer) -> normalized x
-Norm = Callable[[jax.Array, bool, str], jax.Array]
 
 
 class Size(NamedTuple):
@@ -49,82 +45,18 @@ STEMS = ("patch", "conv")
 POSITIONS = ("sincos", "learned", "none")
 POOLS = ("cls", "avg_norm", "avg")
 NORMS = ("layer", "batch")
-MLP_RATIO = 4
-
-_xavier = nn.initializers.xavier_uniform()
+NORM_EPS = 1e-6  # timm's, torchvision's and MoCo v3's
 
 
-def _layer_norm(dtype: Any, x: jax.Array, train: bool, name: str) -> jax.Array:
+def _layer_norm(eps: float, dtype: Any, x: jax.Array, train: bool, name: str) -> jax.Array:
     del train
     # flax's default variance, E[x^2] - mean^2, cancels where the mean is large.
-    norm = nn.LayerNorm(1e-6, use_fast_variance=False, name=name)
+    norm = nn.LayerNorm(eps, use_fast_variance=False, name=name)
     return norm(x.astype(jnp.float32)).astype(dtype)
 
 
 def _batch_norm(groups: int, dtype: Any, x: jax.Array, train: bool, name: str) -> jax.Array:
     return BatchNorm(groups, dtype=dtype, name=name)(x, train)
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with the exact (erf) GELU between them.
-
-    Attributes:
-      dtype: of the computation.
-    """
-
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, N, C) to (B, N, C)."""
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_xavier)
-        hidden = dense(MLP_RATIO * x.shape[-1], name="fc1")(x)
-        return dense(x.shape[-1], name="fc2")(nn.gelu(hidden, approximate=False))
-
-
-def drop_path(x: jax.Array, rate: float | jax.Array, key: jax.Array) -> jax.Array:
-    """Stochastic depth (arXiv:1603.09382): leaves a residual branch out of some images.
-
-    Args:
-      x: (B, N, C), the branch's output.
-      rate: the share of images without it, in [0, 1); the others are divided by 1 - rate.
-      key: random key.
-    """
-    keep = 1.0 - rate
-    kept = jax.random.bernoulli(key, keep, (x.shape[0], 1, 1))
-    return jnp.where(kept, x / jnp.asarray(keep, x.dtype), 0)
-
-
-class Block(nn.Module):
-    """A pre-norm Transformer block.
-
-    Attributes:
-      heads: A; divides C.
-      norm: the normalization.
-      attend: the attention.
-      dtype: of the computation.
-      drop_path: rate of `drop_path` in training, for either branch; above 0 it needs the random
-        stream 'dropout'.
-    """
-
-    heads: int
-    norm: Norm
-    attend: Attend
-    dtype: Any
-    drop_path: float = 0.0
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, N, C) to (B, N, C)."""
-
-        def drop(y: jax.Array) -> jax.Array:
-            if not (train and self.drop_path):
-                return y
-            return drop_path(y, self.drop_path, self.make_rng("dropout"))
-
-        attention = Attention(self.heads, self.attend, self.dtype, name="attn")
-        x += drop(attention(self.norm(x, train, "norm1")))
-        return x + drop(FeedForward(self.dtype, name="mlp")(self.norm(x, train, "norm2")))
 
 
 class ViT(nn.Module):
@@ -139,7 +71,8 @@ class ViT(nn.Module):
       position: embedding 'sincos' (fixed; zero for the class token), 'learned', 'none'.
       pool: 'cls': the class token after the last norm; 'avg_norm', 'avg': no class token, the
         mean over the patches after the last norm and without it (2104.02057, section 4.3).
-      norm: 'layer': LayerNorm, epsilon 1e-6; 'batch': BatchNorm over images and tokens.
+      norm: 'layer': LayerNorm; 'batch': BatchNorm over images and tokens.
+      norm_eps: epsilon of every LayerNorm, added to the variance.
       drop_path: rate of `drop_path` in the last block; it grows linearly from 0 in the first.
       attend: the attention.
       remat: policy of `models.remat`, of every block.
@@ -157,6 +90,7 @@ class ViT(nn.Module):
     position: str = "sincos"
     pool: str = "cls"
     norm: str = "layer"
+    norm_eps: float = NORM_EPS
     drop_path: float = 0.0
     attend: Attend = plain
     remat: str = "none"
@@ -192,7 +126,7 @@ class ViT(nn.Module):
         if self.norm == "batch":
             norm = partial(_batch_norm, self.bn_groups, self.dtype)
         else:
-            norm = partial(_layer_norm, self.dtype)
+            norm = partial(_layer_norm, self.norm_eps, self.dtype)
         x = self._tokens(x, train)
         block = partial(
             rematerialized(Block, self.remat), self.heads, norm, self.attend, self.dtype
@@ -254,6 +188,7 @@ def make_vit(size: str, model: ConfigDict, image_size: int, bn_groups: int, dtyp
         position=choose("model.vit.position", v.position, POSITIONS),
         pool=choose("model.vit.pool", v.pool, POOLS),
         norm=choose("model.vit.norm", v.norm, NORMS),
+        norm_eps=v.norm_eps,
         drop_path=v.drop_path,
         attend=choose_attention(v.attention, width // max(heads, 1), dtype),
         remat=choose("model.remat", model.remat, POLICIES),
@@ -273,6 +208,13 @@ def _check(vit: ViT) -> None:
             raise InputError(f"model.vit.{field}={getattr(vit, field)} must be at least 1")
     if not 0 <= vit.drop_path < 1:
         raise InputError(f"model.vit.drop_path={vit.drop_path} must be 0 or more and below 1")
+    if not vit.norm_eps > 0:
+        raise InputError(f"model.vit.norm_eps={vit.norm_eps} must be above 0")
+    if vit.norm == "batch" and vit.norm_eps != NORM_EPS:
+        raise InputError(
+            f"model.vit.norm_eps={vit.norm_eps:g} is LayerNorm's, and norm='batch' has none: "
+            f"expected {NORM_EPS:g}"
+        )
     if vit.scan and (vit.drop_path or vit.norm == "batch"):
         raise InputError(
             f"model.vit.scan needs blocks that are all alike and have no statistics: "

@@ -97,6 +97,12 @@ def _read(config: ConfigDict) -> Contents:
         raise CheckpointError(
             f"{config.init}: {heads_of(found)} attention heads, {heads_of(config.model)} in the run"
         )
+    there, here = found.vit.norm_eps, config.model.vit.norm_eps
+    if vit and found.name.startswith("vit") and there != here:
+        log.warning(
+            "%s: LayerNorm's epsilon is %g in it and %g in the run; its own is "
+            "--config.model.vit.norm_eps=%g", config.init, there, here, there,
+        )  # fmt: skip
     return contents
 
 

@@ -172,12 +172,13 @@ def test_changes_that_do_not_matter_are_taken():
     refuse_changes(config.as_json(old), config.as_json(new))
 
 
-def test_an_option_that_the_checkpoint_does_not_know_has_its_default():
+@pytest.mark.parametrize("name", ["drop_path", "norm_eps"])
+def test_an_option_that_the_checkpoint_does_not_know_has_its_default(name):
     old, new = config.as_json(config.default()), config.default()
-    del old["model"]["vit"]["drop_path"]
+    del old["model"]["vit"][name]
     refuse_changes(old, config.as_json(new))
-    new.model.vit.drop_path = 0.1
-    with pytest.raises(CheckpointError, match=r"\+model.vit.drop_path = 0.1"):
+    new.model.vit[name] = 0.1
+    with pytest.raises(CheckpointError, match=rf"\+model.vit.{name} = 0.1"):
         refuse_changes(old, config.as_json(new))
 
 

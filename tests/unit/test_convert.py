@@ -84,6 +84,7 @@ def test_one_encoder_comes_back(to, encoder, tmp_path):
         {"pool": "avg_norm", "position": "learned"},
         {"pool": "avg", "norm": "batch"},
         {"position": "none"},
+        {"norm_eps": 1e-12},
     ],
 )
 def test_other_vits_come_back_by_way_of_timm(options, tmp_path):

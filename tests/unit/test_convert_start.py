@@ -230,6 +230,12 @@ def test_another_vit_is_refused(there, here, message, tmp_path):
         start(vit_config(**here), path, tmp_path)
 
 
+def test_another_epsilon_of_layer_norm_is_said(tmp_path, caplog):
+    start(vit_config(), vit_file(tmp_path, norm_eps=1e-12), tmp_path)
+    told = "epsilon is 1e-12 in it and 1e-06 in the run; its own is --config.model.vit.norm_eps="
+    assert told in caplog.text
+
+
 def test_a_run_from_another_runs_checkpoint_ends_with_the_same_bits(tmp_path):
     c = tiny_config("v1", write_npz(tmp_path / "images.npz"))
     c.knn.every_epochs = 0.0

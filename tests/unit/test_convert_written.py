@@ -1,5 +1,6 @@
 """What convert does not write, and that a failing write leaves nothing."""
 
+import numpy as np
 import pytest
 
 from moco_jax import convert
@@ -55,6 +56,20 @@ def test_networks_that_the_official_code_does_not_have(change, message, tmp_path
     change(contents.config)
     with pytest.raises(CheckpointError, match=message):
         convert.write(tmp_path / "out.pth.tar", contents)
+
+
+@pytest.mark.parametrize("to", ["timm", "deit", "moco_v3", "lincls", "transformers", "ours"])
+@pytest.mark.parametrize("eps", [1e-6, 1e-12])
+def test_formats_that_cannot_say_the_epsilon_of_layer_norm(to, eps, tmp_path, caplog):
+    contents = small_contents("moco_v3", vit=True)
+    contents.config.model.vit.norm_eps = eps
+    if to == "lincls":
+        contents.leaves["params/classifier/kernel"] = np.zeros((16, 3), np.float32)
+        contents.leaves["params/classifier/bias"] = np.zeros(3, np.float32)
+    with caplog.at_level("INFO", "moco_jax"):
+        convert.write(tmp_path / "out", contents, to)
+    said = "the model that loads it needs eps=1e-12" in caplog.text
+    assert said == (eps == 1e-12 and to not in ("transformers", "ours"))
 
 
 def test_v2_with_a_vit_is_not_the_official_codes(tmp_path):

@@ -8,10 +8,11 @@ from flax.errors import InvalidRngError
 from jax.flatten_util import ravel_pytree
 
 from moco_jax import config, models
+from moco_jax.models.block import drop_path
 from moco_jax.models.heads import make_head
 from moco_jax.models.resnet import ResNet, convolve
 from moco_jax.models.tokens import patch_grid
-from moco_jax.models.vit import ViT, drop_path
+from moco_jax.models.vit import ViT
 from tests.networks import at, count, images, init, make, make_small, shapes
 
 # Without classifier and without position embedding, which is no parameter.
@@ -263,6 +264,8 @@ def test_drop_path_acts_in_training_only_and_by_its_key():
         ("vit_tiny", {"width": 90}, "width=90 must be a multiple of 4.*nearest: 88"),
         ("vit_tiny", {"width": 92, "stem": "conv"}, "width=92 must be a multiple of 8"),
         ("vit_tiny", {"drop_path": 1.0}, "drop_path=1.0 must be 0 or more and below 1"),
+        ("vit_tiny", {"norm_eps": 0.0}, "model.vit.norm_eps=0.0 must be above 0"),
+        ("vit_tiny", {"norm": "batch", "norm_eps": 1e-5}, "1e-05 is LayerNorm's, and norm='batch'"),
         ("vit_tiny", {"heads": 5}, "model.vit.heads=5 must divide the width 192; nearest: [46]"),
     ],
 )

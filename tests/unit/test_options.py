@@ -74,7 +74,8 @@ ZERO = [
     "epochs", "accumulate", "data.batch_size", "data.eval_batch_size", "data.image_size",
     "data.label_share", "data.eval_crop_share", "data.prefetch", "data.max_pixels", "mesh.fsdp",
     "method.temperature", "method.projector.out", "model.resnet.width",
-    "model.vit.patch", "optim.base_lr", "optim.eps", "optim.layer_decay", "optim.trust_coefficient",
+    "model.vit.patch", "model.vit.norm_eps", "optim.base_lr", "optim.eps", "optim.layer_decay",
+    "optim.trust_coefficient",
     "knn.k", "knn.temperature", "log.every_steps", "log.max_nonfinite", "checkpoint.keep_last",
     "supervised.held_out", "data.view1.randaugment_layers",
 ]  # fmt: skip

@@ -79,14 +79,19 @@ FORMATS = {
         "training file of MoCo v1/v2", _torch(partial(official.write, method="moco")), whole=True
     ),
     "moco_v3": Format(
-        "training file of MoCo v3", _torch(partial(official.write, method="moco_v3")), whole=True
+        "training file of MoCo v3",
+        _torch(partial(official.write, method="moco_v3")),
+        whole=True,
+        note=plain.epsilon,
     ),
     "cifar_demo": Format("file of MoCo's CIFAR-10 demonstration", None, whole=True),
-    "lincls": Format("linear-probe checkpoint of MoCo", _torch(plain.write_lincls)),
+    "lincls": Format(
+        "linear-probe checkpoint of MoCo", _torch(plain.write_lincls), note=plain.epsilon
+    ),
     "torchvision": Format("torchvision (or timm) ResNet", _torchvision),
-    "timm": Format("timm model", _flat),
+    "timm": Format("timm model", _flat, note=plain.epsilon),
     "transformers": Format("transformers folder", _folder(transformers.write)),
-    "deit": Format("DeiT fine-tuning file", _torch(plain.write_deit)),
+    "deit": Format("DeiT fine-tuning file", _torch(plain.write_deit), note=plain.epsilon),
     "detectron2": Format("detectron2 backbone", _pickle, note=plain.detectron2_settings),
     "torchvision_vit": Format("torchvision Vision Transformer", None),
     "training": Format("training file of another program", None),

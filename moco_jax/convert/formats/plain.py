@@ -11,6 +11,7 @@ from moco_jax.convert import optimizer
 from moco_jax.convert.arch import arch_of, classes_of, infer, input_channels
 from moco_jax.convert.contents import ROLES, Contents, complete, shapes_of
 from moco_jax.convert.formats.pytorch import RECORD, File, collect, hints_of, number, record_of
+from moco_jax.convert.formats.transformers import LAYER_NORM_EPS
 from moco_jax.convert.hints import Hints
 from moco_jax.convert.lookalike import check
 from moco_jax.convert.match import match, present
@@ -20,6 +21,7 @@ from moco_jax.convert.schemes import SCHEMES, detectron2_name
 from moco_jax.convert.topickle import StateDict
 from moco_jax.data import pipeline
 from moco_jax.errors import CheckpointError
+from moco_jax.models.vit import NORM_EPS
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,10 @@ def read(file: File, hints: Hints) -> Contents:
     network, found = network_of(file, hints)
     hints = hints_of(file, hints)
     c = infer(network.tensors, hints)
+    if network.scheme == "transformers" and c.model.name.startswith("vit") and not file.record:
+        c.model.vit.norm_eps = LAYER_NORM_EPS
+        log.info("LayerNorm's epsilon: %g, transformers' default; config.json would say it",
+                 LAYER_NORM_EPS)  # fmt: skip
     check(file.arch, arch_of(c.model), hints, NOTES.get(network.scheme, ""))
     return contents_of(file, network, found, c, hints)
 
@@ -194,6 +200,17 @@ def detectron2_settings(contents: Contents) -> str:
     return (
         f"; in detectron2: INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [{mean}], MODEL.PIXEL_STD [{std}], "
         "MODEL.RESNETS.STRIDE_IN_1X1 False"
+    )
+
+
+def epsilon(contents: Contents) -> str:
+    """What the user of a file has to know where it cannot say the epsilon of LayerNorm."""
+    model = contents.config.model
+    if not model.name.startswith("vit") or model.vit.norm_eps == NORM_EPS:
+        return ""
+    return (
+        f"; it cannot say that LayerNorm's epsilon is {model.vit.norm_eps:g}: the model that loads "
+        f"it needs eps={model.vit.norm_eps:g}, or its features differ ({NORM_EPS:g} is usual there)"
     )
 
 

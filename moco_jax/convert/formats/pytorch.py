@@ -1,6 +1,7 @@
 """Files of tensors: opening them, telling their formats apart, and what all formats share."""
 
 import json
+import math
 import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -75,13 +76,14 @@ def open_file(path: pathlib.Path) -> File:
 
 
 def hints_of(file: File, hints: Hints) -> Hints:
-    """Adds what the file itself says of its attention heads."""
+    """Adds what the file itself says of its attention heads and of LayerNorm's epsilon."""
     said = file.record.get("heads")
     if said and hints.heads and said != hints.heads:
         raise CheckpointError(f"the file says {said} attention heads, not {hints.heads}")
     official = hints.official or (not said and file.tree.get("arch") in OFFICIAL_VITS)
     heads = hints.heads or said or (None if hints.arch else heads_of_name(file.arch))
-    return hints._replace(heads=heads, official=official)
+    eps = file.record.get("norm_eps")
+    return hints._replace(heads=heads, official=official, norm_eps=eps)
 
 
 def known(record: Any) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def known(record: Any) -> dict[str, Any]:
         "arch": lambda value: isinstance(value, str) and value in ARCHS,
         "encoder": lambda value: isinstance(value, str) and value in ENCODERS,
         "heads": lambda value: type(value) is int and value > 0,
+        "norm_eps": lambda value: type(value) is float and 0 < value < math.inf,
         "step": lambda value: type(value) is int and value >= 0,
     }
     return {name: record[name] for name, test in valid.items() if test(record.get(name))}
@@ -130,7 +133,8 @@ def record_of(contents: Contents) -> dict[str, Any]:
         "step": int(contents.step),
     }
     if model.name.startswith("vit"):
-        record |= {"heads": heads_of(model), "image_size": int(contents.config.data.image_size)}
+        size, eps = int(contents.config.data.image_size), float(model.vit.norm_eps)
+        record |= {"heads": heads_of(model), "image_size": size, "norm_eps": eps}
     return record
 
 

@@ -4,7 +4,7 @@ The names are those in the files, which transformers keeps across its versions.
 """
 
 import json
-import logging
+import math
 import pathlib
 from typing import Any
 
@@ -15,13 +15,12 @@ from moco_jax.convert.contents import Contents, complete, heads_of, width_of
 from moco_jax.convert.formats.pytorch import RECORD, collect, write_record
 from moco_jax.convert.names import POOLER, Row, backbone, rows
 from moco_jax.errors import CheckpointError
+from moco_jax.models.block import MLP_RATIO
 from moco_jax.models.resnet import DEPTHS
-from moco_jax.models.vit import MLP_RATIO, SIZES
-
-log = logging.getLogger(__name__)
+from moco_jax.models.vit import SIZES
 
 WEIGHTS = "model.safetensors"
-LAYER_NORM_EPS = 1e-6
+LAYER_NORM_EPS = 1e-12  # where config.json does not say
 MAX_DEPTH = 1000
 
 
@@ -83,9 +82,9 @@ def _demand(said: dict[str, Any], **values: Any) -> None:
 def _read_vit(c: ConfigDict, said: dict[str, Any]) -> None:
     width, depth, v = said["hidden_size"], said["num_hidden_layers"], c.model.vit
     _demand(said, hidden_act="gelu", qkv_bias=True, intermediate_size=MLP_RATIO * width)
-    eps = said.get("layer_norm_eps", 1e-12)
-    if eps != LAYER_NORM_EPS:
-        log.warning("layer_norm_eps is %g there and %g here", eps, LAYER_NORM_EPS)
+    eps = said.get("layer_norm_eps", LAYER_NORM_EPS)
+    if type(eps) not in (int, float) or not 0 < eps < math.inf:
+        raise CheckpointError(f"config.json: layer_norm_eps={str(eps)[:100]} is no number above 0")
     names = [name for name, size in SIZES.items() if size.width == width]
     name = names[0] if names else "tiny"
     wanted = {"width": width, "depth": depth, "heads": said["num_attention_heads"]}
@@ -93,7 +92,7 @@ def _read_vit(c: ConfigDict, said: dict[str, Any]) -> None:
     if not 0 < depth <= MAX_DEPTH:
         raise CheckpointError(f"config.json: {depth} blocks")
     c.model.name = f"vit_{name}"
-    v.update(differing, patch=said["patch_size"], position="learned")
+    v.update(differing, patch=said["patch_size"], position="learned", norm_eps=float(eps))
     c.data.image_size = said["image_size"]
 
 
@@ -154,7 +153,7 @@ def _said_vit(c: ConfigDict) -> dict[str, Any]:
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "layer_norm_eps": LAYER_NORM_EPS,
+        "layer_norm_eps": float(v.norm_eps),
         "image_size": int(c.data.image_size),
         "patch_size": int(v.patch),
         "qkv_bias": True,
