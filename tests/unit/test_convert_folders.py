@@ -142,7 +142,7 @@ CONFIGS = {
     "other names": ({"hidden": 3, "dim": 4}, "it has 'hidden', 'dim'"),
     "another model": (
         {"model_type": "swin", "architectures": ["SwinModel"]},
-        r"config\.json is of model_type 'swin' \(\['SwinModel'\]\); vit and resnet are read",
+        r"config\.json is of model_type 'swin' \(\['SwinModel'\]\); vit, vit_mae, resnet are read",
     ),
     "a list as type": ({"model_type": ["vit"]}, "model_type \"\\['vit'\\]\""),
     "a list": ([1], r"config\.json holds a list, not names and values"),

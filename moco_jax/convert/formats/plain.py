@@ -1,6 +1,7 @@
 """Files of one encoder: torchvision's, timm's, DeiT's, linear-probe checkpoints, detectron2's."""
 
 import logging
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # What no name or shape of a scheme tells.
 NOTES = {"detectron2": ", with images as RGB and the stride in the 3x3 convolutions"}
+# What masked image modelling adds to a ViT (MAE, SimMIM, iBOT), and whole images never meet.
+_MASKED = re.compile(r"decoder[._]|(?:embeddings\.)?mask(?:_token|ed_embed)$")
 
 
 def layout(c: ConfigDict) -> list[Row]:
@@ -73,6 +76,7 @@ def contents_of(
 ) -> Contents:
     """The contents, of a network of the architecture in `c`; says what is left out."""
     tensors, heads = _without_heads(network.tensors, c.model)
+    tensors, masked = _without_decoder(tensors, c.model)
     whole = layout(c)
     if network.scheme == "transformers":
         whole += rows(POOLER, "pooler", "pooler")
@@ -90,7 +94,7 @@ def contents_of(
         extra["best_acc1"] = best
     used = {"best_acc1", "optimizer"} if kind == "lincls" else {"best_acc1"}
     others = [name for name in file.others() if name not in used]
-    report(network, found, file.tensors, heads + others)
+    report(network, found, file.tensors, heads + masked + others)
     return Contents(
         format=kind,
         config=c,
@@ -113,6 +117,15 @@ def _without_heads(tensors: Tensors, model: ConfigDict) -> tuple[Tensors, list[s
     return {n: t for n, t in tensors.items() if n not in head}, [f"the head {name!r}"]
 
 
+def _without_decoder(tensors: Tensors, model: ConfigDict) -> tuple[Tensors, list[str]]:
+    """Takes out what only the pre-training of a ViT by masked images needs, and says so."""
+    if not model.name.startswith("vit"):
+        return tensors, []
+    out = {name: tensor for name, tensor in tensors.items() if not _MASKED.match(name)}
+    parts = {name.removeprefix("embeddings.").split(".")[0] for name in tensors.keys() - out.keys()}
+    return out, [f"what masked images need ({', '.join(sorted(parts))})"] if parts else []
+
+
 def _kind(file: File, network: Network, c: ConfigDict) -> str:
     """What the file is called: key of FORMATS."""
     tree, classifier = file.tree, f"{classifier_name(c.model)}.weight" in network.tensors
@@ -125,7 +138,7 @@ def _kind(file: File, network: Network, c: ConfigDict) -> str:
         return "lincls"
     if network.scheme not in ("torch", "positions"):
         return network.scheme
-    if tree.get("optimizer") or "state_dict" in tree:
+    if tree.get("optimizer") or "state_dict" in tree or any(map(_MASKED.match, network.tensors)):
         return "training"
     vit = c.model.name.startswith("vit")
     if vit and network.prefix == "model." and len(networks(file.tensors)) == 1:

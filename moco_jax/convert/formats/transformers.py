@@ -51,7 +51,7 @@ def config_of(said: dict[str, Any]) -> ConfigDict:
     Raises:
       CheckpointError: another model, or options of it that are not ours.
     """
-    kinds = {"vit": _read_vit, "resnet": _read_resnet}
+    kinds = {"vit": _read_vit, "vit_mae": _read_vit, "resnet": _read_resnet}
     kind = said.get("model_type")
     if kind is None:
         names = ", ".join(repr(name[:50]) for name in list(said)[:10]) or "nothing"
@@ -63,7 +63,7 @@ def config_of(said: dict[str, Any]) -> ConfigDict:
         names = said.get("architectures")
         also = f" ({str(names)[:100]})" if names else ""
         raise CheckpointError(
-            f"config.json is of model_type {str(kind)[:100]!r}{also}; vit and resnet are read"
+            f"config.json is of model_type {str(kind)[:100]!r}{also}; {', '.join(kinds)} are read"
         )
     c = config.default()
     try:
