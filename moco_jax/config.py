@@ -108,7 +108,7 @@ def default() -> ConfigDict:
     d.max_bad_share = 0.01  # share of unreadable images above which the run stops
     d.max_pixels = 100_000_000  # of an image; larger ones count as unreadable and are not decoded
     d.levels = 0  # value of 16-bit pixels that is white: 4095 of 12 bits; 0: 65535, the upper byte
-    d.read_seconds = 60.0  # that an image may take to be read before it is given up; 0: no limit
+    d.read_seconds = 60.0  # that an image, or any sign of a folder's listing, may take; 0: no limit
     d.array_gb = 4.0  # encoded images of one size up to 64 x 64 become an array up to this size
     d.resident_gb = 4.0  # an array up to this size lies on each device; larger ones are sent
     d.cache_dir = ""  # of folder indices; "": $XDG_CACHE_HOME/moco_jax or ~/.cache/moco_jax

@@ -11,6 +11,7 @@ import numpy as np
 from moco_jax.data import index, layout, listing
 from moco_jax.data.formats import EXTENSIONS
 from moco_jax.data.index import Index
+from moco_jax.data.patience import waiting_for, while_it_lives
 from moco_jax.data.source import EncodedSource, Opening, Splits, existing
 from moco_jax.data.summary import LeftOut, Understood
 from moco_jax.errors import InputError
@@ -29,15 +30,23 @@ def open_folder(where: str, opening: Opening) -> Splits:
 
     Args:
       where: The folder.
-      opening: Where the list of files is kept for the next time; see `index.cache_file`.
+      opening: Where the list of files is kept for the next time, see `index.cache_file`, and how
+        long an answer of the system is waited for.
 
     Raises:
       MissingError: the folder does not exist.
       InputError: it holds no images, or not in one of these forms.
+      StorageError: the place that it is in does not answer.
     """
-    root = existing(where)
-    if not root.is_dir():
-        raise InputError(f"folder:{root} is a file; expected a folder of images")
+    opened = functools.partial(_open, where, opening)
+    return while_it_lives(opened, opening.read_seconds)
+
+
+def _open(where: str, opening: Opening) -> Splits:
+    with waiting_for(where):
+        root = existing(where)
+        if not root.is_dir():
+            raise InputError(f"folder:{root} is a file; expected a folder of images")
     found = layout.find(root)
     train = _index(found.train, opening.cache_dir)
     source = _source(train, train, found.notes)

@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from moco_jax.data import listing, summary
+from moco_jax.data.patience import waiting_for
 from moco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -95,8 +96,10 @@ def cache_file(cache_dir: str, root: str) -> pathlib.Path:
 def load(file: pathlib.Path) -> Index | None:
     """The index kept in a file; None where there is none or its folders have changed since."""
     try:
-        index, folders = _open(file)
-        times = {name: os.stat(os.path.join(index.root, name)).st_mtime_ns for name in folders}
+        with waiting_for(str(file)):
+            index, folders = _open(file)
+        places = {name: os.path.join(index.root, name) for name in folders}
+        times = {name: listing.status(place).st_mtime_ns for name, place in places.items()}
     except (OSError, ValueError, KeyError):
         return None
     return index if times == folders else None

@@ -3,7 +3,6 @@
 N number of images
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import os
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moco_jax.data.formats import EXTENSIONS
+from moco_jax.data.patience import for_each, waiting_for
 from moco_jax.data.summary import LeftOut
 from moco_jax.errors import InputError
 
@@ -73,8 +73,21 @@ def kind(entry: os.DirEntry) -> str:
 
 def scan(where: str) -> list[tuple[str, str]]:
     """Name and kind of each entry of a folder, by name."""
-    with os.scandir(where) as entries:
-        return sorted((entry.name, kind(entry)) for entry in entries)
+    return sorted((entry.name, what) for entry, what in _entries(where))
+
+
+def _entries(where: str) -> Iterator[tuple[os.DirEntry, str]]:
+    """The entries of a folder, each with its kind, as they come."""
+    with waiting_for(where) as it_lives, os.scandir(where) as entries:
+        for entry in entries:
+            yield entry, kind(entry)
+            it_lives()
+
+
+def status(path: str) -> os.stat_result:
+    """What `os.stat` says of a folder."""
+    with waiting_for(path):
+        return os.stat(path)
 
 
 def subfolders(root: str) -> list[str]:
@@ -91,12 +104,11 @@ def holds_image(root: str, deep: bool = True) -> bool:
             if (at := _identity(where)) in seen:
                 continue
             seen.add(at)
-            with os.scandir(where) as entries:
-                for entry in entries:
-                    if (what := kind(entry)) == IMAGE:
-                        return True
-                    if what == FOLDER and deep:
-                        left.append(entry.path)
+            for entry, what in _entries(where):
+                if what == IMAGE:
+                    return True
+                if what == FOLDER and deep:
+                    left.append(entry.path)
         except OSError:
             continue
     return False
@@ -113,7 +125,7 @@ def list_classes(root: str) -> tuple[list[str], dict[str, list[str]], Listing]:
       InputError: a sub-folder has files but not one image, or cannot be read: a class would
         vanish.
     """
-    everything = Listing(times={"": os.stat(root).st_mtime_ns})  # before the listing
+    everything = Listing(times={"": status(root).st_mtime_ns})  # before the listing
     entries = scan(root)
     direct = [name for name, what in entries if what == IMAGE]
     for name, what in entries:
@@ -123,16 +135,15 @@ def list_classes(root: str) -> tuple[list[str], dict[str, list[str]], Listing]:
             everything.left_out.note(what, name)
     names, by_class = [name for name, what in entries if what == FOLDER], {}
     above = frozenset([_identity(root)])
-    with concurrent.futures.ThreadPoolExecutor(_LISTERS) as pool:
-        listings = pool.map(functools.partial(walk, root, above=above), names)
-        for name, listing in zip(names, listings):
-            everything.times |= listing.times
-            everything.left_out.add(listing.left_out)
-            if listing.images:
-                by_class[name] = listing.images
-            else:
-                _check_vanished(os.path.join(root, name), listing)
-                everything.left_out.note(EMPTY, name)
+    listings = for_each(functools.partial(walk, root, above=above), names, _LISTERS)
+    for name, listing in zip(names, listings):
+        everything.times |= listing.times
+        everything.left_out.add(listing.left_out)
+        if listing.images:
+            by_class[name] = listing.images
+        else:
+            _check_vanished(os.path.join(root, name), listing)
+            everything.left_out.note(EMPTY, name)
     return direct, by_class, everything
 
 
@@ -164,13 +175,13 @@ def _enter(
     if _identity(where) in above:
         listing.left_out.note(LOOP, below)
         return iter(())
-    listing.times[below] = os.stat(where).st_mtime_ns  # before the listing: what comes later shows
+    listing.times[below] = status(where).st_mtime_ns  # before the listing: what comes later shows
     return iter(scan(where))
 
 
 def _identity(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
+    found = status(folder)
+    return found.st_dev, found.st_ino
 
 
 def _check_vanished(folder: str, listing: Listing) -> None:

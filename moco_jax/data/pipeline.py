@@ -39,13 +39,14 @@ def open_data(data: ConfigDict) -> Splits:
 
     Raises:
       InputError: from `open_source`, or `data.levels` or `data.read_seconds` is no such number.
+      StorageError: a folder gives no answer for `data.read_seconds`.
     """
     if not 0 <= data.levels <= deep_pixels.WHITE:
         raise InputError(f"data.levels={data.levels}: expected 0 to {deep_pixels.WHITE}")
     if not data.read_seconds >= 0:
         raise InputError(f"data.read_seconds={data.read_seconds}: expected 0 (no limit) or more")
-    columns = data.image_column, data.label_column
-    splits = open_source(data.source, data.cache_dir, *columns)
+    how = data.cache_dir, data.image_column, data.label_column, data.read_seconds
+    splits = open_source(data.source, *how)
     return small.as_arrays(Splits(*(part and _as_told(part, data) for part in splits)), data)
 
 

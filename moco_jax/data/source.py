@@ -42,11 +42,13 @@ class Opening(NamedTuple):
       cache_dir: where lists of files are kept; "": where the user's caches are.
       image_column: of a table, the one of images; "": the only one.
       label_column: of a table, the one of labels; "": the usual one.
+      read_seconds: that an answer of the file system is waited for; 0: no limit.
     """
 
     cache_dir: str = ""
     image_column: str = ""
     label_column: str = ""
+    read_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,29 +140,28 @@ class Splits(NamedTuple):
     test: Source | None
 
 
-def open_source(spec: str, cache_dir: str = "", *columns: str) -> Splits:
+def open_source(spec: str, *how: str | float) -> Splits:
     """Opens the source that `spec` names.
 
     Args:
       spec: `embedded`, `folder:PATH`, `hf:NAME` or `hf:PATH`, `npz:PATH` or `tfds:NAME` (with
         TFDS's own way to add a config and a version: `NAME/CONFIG:VERSION`).
-      cache_dir: see `Opening`.
-      *columns: `image_column` and `label_column`; see there.
+      *how: the fields of `Opening`, in turn.
 
     Raises:
       InputError: for an unknown kind, or data that is empty or not as it should be.
       MissingError: for a path that does not exist.
     """
+    opening = Opening(*how)
     kind, _, where = spec.partition(":")
     forms = {form.partition(":")[0]: form for form in OPENERS}
     form = forms[config.choose("data.source", kind, forms)]
     if bool(where) != (":" in form):
         raise InputError(f"data.source={spec!r}: expected {form!r}")
-    if any(columns) and kind not in ("hf", "tfds"):
-        given = next(filter(None, columns))
+    if (given := opening.image_column or opening.label_column) and kind not in ("hf", "tfds"):
         raise InputError(f"data.image_column or data.label_column is {given!r}, but a source of "
                          f"kind {kind!r} has no columns: expected ''")  # fmt: skip
-    return pkgutil.resolve_name(OPENERS[form])(where, Opening(cache_dir, *columns))
+    return pkgutil.resolve_name(OPENERS[form])(where, opening)
 
 
 def data_facts(splits: Splits) -> dict[str, str]:

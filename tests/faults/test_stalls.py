@@ -1,4 +1,4 @@
-"""Reads that hang, and disks that fail in reading: said with what is waited for, and bounded."""
+"""Reads and listings that hang, disks that fail in reading: said, with what is waited for."""
 
 import json
 import os
@@ -55,6 +55,15 @@ def test_a_stopped_worker_is_named_and_a_stop_saves_without_it(home, folder, tmp
     with Run(home, tmp_path, *folder) as run:
         assert f"Resuming at step {last} of {LAST}" in run.end(0)
     assert steps(tmp_path) == list(range(LAST + 1))
+
+
+def test_a_folder_whose_listing_hangs_ends_the_run(home, folder, tmp_path):
+    """And it does not hold the end up."""
+    with Run(home, tmp_path, *folder, "--config.data.read_seconds=1",
+             gate="moco_jax.data.listing:kind") as run:  # fmt: skip
+        text = run.end(75)
+    where = folder[0].partition("folder:")[2]
+    assert f"no answer for data.read_seconds=1 from {where}: the disk or server is away" in text
 
 
 def test_a_disk_that_fails_in_reading_is_named(home, folder, tmp_path):

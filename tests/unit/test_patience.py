@@ -11,7 +11,7 @@ import pytest
 from moco_jax import config
 from moco_jax.data import patience, pipeline
 from moco_jax.data.source import EncodedSource, open_source
-from moco_jax.errors import BadImage, WorkerError
+from moco_jax.errors import BadImage, StorageError
 from tests import readers
 from tests.folders import save_image
 
@@ -87,7 +87,7 @@ def test_after_many_the_place_itself_is_said_to_be_gone(monkeypatch):
     for i in range(3):
         with pytest.raises(BadImage, match="and given up"):
             reader(i)
-    with pytest.raises(WorkerError, match=r"4 images at a time were not read within.*does not"):
+    with pytest.raises(StorageError, match=r"4 images at a time were not read within.*is away"):
         reader(3)
     never.set()
 
