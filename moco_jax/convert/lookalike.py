@@ -47,32 +47,45 @@ def heads_of(said: str) -> int | None:
     return sizes[0] if found and found["patch"] and sizes else None
 
 
-def check(said: str, found: str, hints: Hints, note: str = "") -> None:
+def check(said: str, found: str, hints: Hints) -> None:
     """Holds what a file calls its architecture against the network that its names fit.
 
     Args:
       said: the file's word; '': none.
       found: the architecture that is read, key of `arch.ARCHS`.
       hints: where `arch` is given, it is the user's word that counts.
-      note: what else is assumed.
 
     Raises:
       CheckpointError: it is of the family, and not the plain network.
     """
-    if hints.arch:
-        return
-    if not said:
-        log.info("No architecture is named: a plain %s is assumed, as all names fit%s", found, note)
-    elif re.fullmatch(f"{_RESNET}|{_VIT}", _bare(said)):
-        return
-    elif re.search(_FAMILY, said.lower()):
+    if not hints.arch and not _plain(said) and re.search(_FAMILY, said.lower()):
         raise CheckpointError(
             f"the file calls its network {said!r}, which is not the plain {found} that its names "
             "fit: the same numbers mean something else in it."
             + hints.offer("arch", f" If it is a plain one all the same, {{}} says so ({found}).")
         )
-    else:
+
+
+def assume(said: str, found: str, hints: Hints, note: str = "") -> None:
+    """Says what is assumed of a network that was read; the arguments are those of `check`.
+
+    Args:
+      said: the file's word; '': none.
+      found: the architecture.
+      hints: see `check`.
+      note: what else is assumed.
+    """
+    if hints.arch or _plain(said):
+        return
+    if said:
         log.info("The file calls its architecture %r: a plain %s is assumed", said, found)
+    else:
+        log.info("No architecture is named: a plain %s is assumed, as all names fit%s", found, note)
+
+
+def _plain(said: str) -> bool:
+    """Whether a file's word is one for a plain network."""
+    return bool(re.fullmatch(f"{_RESNET}|{_VIT}", _bare(said)))
 
 
 def _bare(said: str) -> str:

@@ -52,7 +52,10 @@ def _open(where: str, opening: Opening) -> Splits:
     source = _source(train, train, found.notes)
     if found.test is None:
         return Splits(source, None)
-    test = _index(found.test, opening.cache_dir)
+    try:
+        test = _index(found.test, opening.cache_dir)
+    except InputError as error:
+        raise InputError(f"{error}. folder:{train.root} trains without it") from error
     _check_flat(test, train)
     return Splits(source, _source(test, train))
 

@@ -180,6 +180,14 @@ def test_detectron2s_pickles_of_numpys_arrays(protocol, both, tmp_path):
 # Whole trainings of others.
 
 
+@pytest.mark.parametrize("place", ["model", "state_dict_ema", "classy_state_dict", "backbone"])
+def test_weights_beside_other_things_are_a_training_file(place, both, tmp_path, caplog):
+    others = {} if "state_dict" in place else {"loops": {"a": 1}}
+    contents, said = read(tmp_path, {place: OrderedDict(both[0])} | others, caplog)
+    assert contents.format == "training"
+    assert ("left out: loops" in said) == bool(others)
+
+
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
 def test_a_supervised_training_gives_its_weights(wrapper, both, tmp_path, caplog):
     head = {"fc.weight": np.ones((3, 16), np.float32), "fc.bias": np.ones(3, np.float32)}
@@ -282,3 +290,4 @@ def test_networks_of_other_tensors_are_refused(name, both, tmp_path, caplog):
     tensors |= {n: np.ones(shape, np.float32) for n, shape in added.items()}
     with pytest.raises(CheckpointError, match="the names or shapes do not fit"):
         read(tmp_path, OrderedDict(tensors), caplog)
+    assert "is assumed" not in caplog.text

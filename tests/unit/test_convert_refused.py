@@ -190,6 +190,23 @@ def test_a_record_that_is_not_ours_is_passed_over(record, tmp_path):
     assert (back.encoder, back.step) == ("query", 0)
 
 
+@pytest.mark.parametrize("method", ["moco", "moco_v3"])
+@pytest.mark.parametrize("place", [(), ("state_dict",), ("model", "state_dict")])
+def test_what_a_release_has_beside_its_weights_is_said(method, place, tmp_path, caplog):
+    convert.write(tmp_path / "a.pth.tar", small_contents(method))
+    _, tensors = load_torch(tmp_path / "a.pth.tar")
+    saved = OrderedDict(tensors)
+    for key in reversed(place):
+        saved = {key: saved}
+    others = {"args": {"lr": 0.03}, "arch": "resnet18", "epoch": 3, "loss": 6.5}
+    path = save_torch(tmp_path / "b.pth.tar", {**saved, **others})
+    with caplog.at_level("INFO", "moco_jax"):
+        assert convert.read(path).format == method
+    assert [r.getMessage() for r in caplog.records if "Left out" in r.msg] == [
+        "Left out: args, loss"
+    ]
+
+
 def test_the_arch_of_an_official_probe_tells_the_heads(tmp_path):
     contents = small_contents("moco_v3", vit=True, width=384, depth=1, heads=12)
     convert.write(tmp_path / "a.pth", contents)

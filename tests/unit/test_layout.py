@@ -119,6 +119,16 @@ def test_a_flat_validation_folder_is_refused_beside_classes(tmp_path, val):
         open_source(spec)
 
 
+@pytest.mark.parametrize("holds", ["nothing", ".txt files: 1"])
+def test_a_validation_folder_without_images_names_the_one_that_trains(tmp_path, holds):
+    spec = make_folder(tmp_path, "train/cat/1.png", "train/dog/2.png")
+    (tmp_path / "val").mkdir()
+    if holds != "nothing":
+        (tmp_path / "val" / "notes.txt").write_text("")
+    with pytest.raises(InputError, match=rf"val holds no image .*{holds}.*folder:\S*train trains"):
+        open_source(spec)
+
+
 def test_a_flat_test_folder_has_no_labels_and_that_is_said(tmp_path):
     train, test = open_source(make_folder(tmp_path, "train/cat/1.png", "test/3.png"))
     assert (train.labelled, test.labelled, labels(test)) == (True, False, [-1])

@@ -11,7 +11,7 @@ from moco_jax.convert.contents import Contents, heads_of
 from moco_jax.convert.formats import plain, transformers
 from moco_jax.convert.formats.pytorch import File, hints_of, open_file
 from moco_jax.convert.hints import Hints
-from moco_jax.convert.lookalike import check
+from moco_jax.convert.lookalike import assume, check
 from moco_jax.convert.recognize import Network, Tensors
 from moco_jax.errors import CheckpointError
 
@@ -43,7 +43,9 @@ def read(path: pathlib.Path, hints: Hints) -> Contents:
         hints = hints_of(file, hints)
         c = infer(network.tensors, hints)
         check(timm, arch_of(c.model), hints)
-        return _prepared(plain.contents_of(file, network, found, c, hints), _of_timm(said))
+        contents = plain.contents_of(file, network, found, c, hints)
+        assume(timm, arch_of(c.model), hints)
+        return _prepared(contents, _of_timm(said))
     c = transformers.config_of(said)
     if c.model.name.startswith("vit") and hints.heads not in (None, heads_of(c.model)):
         raise CheckpointError(f"config.json: {heads_of(c.model)} heads, not {hints.heads}")

@@ -22,7 +22,7 @@ from moco_jax.convert.contents import (
 )
 from moco_jax.convert.formats.pytorch import RECORD, File, collect, hints_of, number, record_of
 from moco_jax.convert.hints import Hints
-from moco_jax.convert.lookalike import check
+from moco_jax.convert.lookalike import assume, check
 from moco_jax.convert.match import match, present
 from moco_jax.convert.names import ONLINE, TARGET, Row, backbone, classifier_name, head, rows
 from moco_jax.convert.recognize import networks
@@ -64,7 +64,7 @@ def layout(c: ConfigDict, method: str) -> list[Row]:
 
 
 def training_of(file: File) -> tuple[File, str] | None:
-    """The file with the names of a release, and which release's; None where it is none of them.
+    """The file with a release's names, without their place, and whose; None where it is none.
 
     It is one where an encoder has the release's name, and all beside it is the release's too.
     """
@@ -78,7 +78,9 @@ def training_of(file: File) -> tuple[File, str] | None:
             }
             if all(name.startswith(held) for name in inside):
                 tensors = _flat(inside) if form == "cifar_demo" else inside
-                return file._replace(tensors=tensors), form
+                place = outer.partition(".")[0]  # '' where the weights lie at the top
+                rest = {key: value for key, value in file.tree.items() if key != place}
+                return file._replace(tree=rest, tensors=tensors), form
     return None
 
 
@@ -95,6 +97,7 @@ def read(file: File, form: str, hints: Hints) -> Contents:
     whole = layout(c, method)
     there = present(whole, tensors, {"query backbone"})
     leaves = match(there, shapes_of(c, input_channels(query)), tensors, hints)
+    assume(file.arch, arch_of(c.model), hints)
     if file.tree.get("optimizer"):
         if there == whole and leaves.keys() >= {row.ours for row in whole}:
             leaves |= optimizer.read(file.tree["optimizer"], whole, leaves, c)

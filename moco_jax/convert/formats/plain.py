@@ -14,7 +14,7 @@ from moco_jax.convert.contents import ROLES, Contents, complete, shapes_of
 from moco_jax.convert.formats.pytorch import RECORD, File, collect, hints_of, number, record_of
 from moco_jax.convert.formats.transformers import LAYER_NORM_EPS
 from moco_jax.convert.hints import Hints
-from moco_jax.convert.lookalike import check
+from moco_jax.convert.lookalike import assume, check
 from moco_jax.convert.match import match, present
 from moco_jax.convert.names import POOLER, Row, backbone, classifier, classifier_name, head, rows
 from moco_jax.convert.recognize import Network, Tensors, choose, networks, report
@@ -51,8 +51,10 @@ def read(file: File, hints: Hints) -> Contents:
         c.model.vit.norm_eps = LAYER_NORM_EPS
         log.info("LayerNorm's epsilon: %g, transformers' default; config.json would say it",
                  LAYER_NORM_EPS)  # fmt: skip
-    check(file.arch, arch_of(c.model), hints, NOTES.get(network.scheme, ""))
-    return contents_of(file, network, found, c, hints)
+    check(file.arch, arch_of(c.model), hints)
+    contents = contents_of(file, network, found, c, hints)
+    assume(file.arch, arch_of(c.model), hints, NOTES.get(network.scheme, ""))
+    return contents
 
 
 def network_of(file: File, hints: Hints) -> tuple[Network, list[Network]]:
@@ -138,7 +140,8 @@ def _kind(file: File, network: Network, c: ConfigDict) -> str:
         return "lincls"
     if network.scheme not in ("torch", "positions"):
         return network.scheme
-    if tree.get("optimizer") or "state_dict" in tree or any(map(_MASKED.match, network.tensors)):
+    nested = any(isinstance(key, str) and "state_dict" in key for key in tree)
+    if nested or file.others() or any(map(_MASKED.match, network.tensors)):
         return "training"
     vit = c.model.name.startswith("vit")
     if vit and network.prefix == "model." and len(networks(file.tensors)) == 1:
