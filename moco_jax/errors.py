@@ -33,6 +33,10 @@ class BadImage(InputError):
     """Bytes that are no whole image."""
 
 
+class LateImage(BadImage):
+    """An image that did not come in time, which says nothing of its bytes."""
+
+
 class MissingError(WrongInputError, FileNotFoundError):
     """A file or folder that was named does not exist."""
 

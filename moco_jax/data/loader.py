@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from moco_jax.data import decoding, host_crop, workers
 from moco_jax.data.source import EncodedSource
-from moco_jax.errors import BadImage, StorageError
+from moco_jax.errors import BadImage, LateImage, StorageError
 from moco_jax.files import is_trouble, retrying
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,19 @@ class Rows(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What became of one row: index and label of its image (-1: none), and what was unreadable."""
+    """What became of one row.
+
+    Attributes:
+      index: of its image; -1: none.
+      label: of its image; -1: none.
+      unreadable: the images that could not be read, each with why.
+      late: how many of them because they did not come in time.
+    """
 
     index: int
     label: int
     unreadable: tuple[str, ...] = ()
+    late: int = 0
 
 
 # (index, epoch, where the pixels go, an array for each view) -> what came of it
@@ -78,6 +86,7 @@ def load_batches(
 
     Raises:
       BadImage: more than `data.max_bad_share` of the images cannot be read, or all of a batch.
+      StorageError: so it is, and most of them did not come in time.
       WorkerError: a worker process ended.
     """
     threads, processes = workers.layout(data.threads, data.processes)
@@ -99,6 +108,13 @@ def load_batches(
                 yield _finish(tally, *pending.popleft())
         while pending:
             yield _finish(tally, *pending.popleft())
+
+
+def too_many(text: str, unreadable: int, late: int) -> BadImage | StorageError:
+    """The error that too many images cannot be read: the place's trouble, if most came too late."""
+    if 2 * late > unreadable:
+        return StorageError(f"{text}: the place that they are in is away or overloaded")
+    return BadImage(text)
 
 
 def views_loader(
@@ -152,7 +168,8 @@ def _naming(source: EncodedSource, index: int) -> Iterator[None]:
     except StorageError:
         raise  # not the image's fault
     except (BadImage, OSError) as error:
-        raise BadImage(f"{source.item_name(index)}: {error}") from error
+        kind = LateImage if isinstance(error, LateImage) else BadImage
+        raise kind(f"{source.item_name(index)}: {error}") from error
 
 
 def _load_views(
@@ -164,7 +181,7 @@ def _load_views(
     epoch: int,
     out: Sequence[np.ndarray],
 ) -> Loaded:
-    unreadable = []
+    unreadable, late = [], 0
     for used in (i % len(source) for i in range(index, index + _IN_A_ROW)):
         try:
             with _naming(source, used):
@@ -174,9 +191,11 @@ def _load_views(
                 host_crop.random_views(encoded, header, rng, regions, out)
         except BadImage as error:
             unreadable.append(str(error))
+            late += isinstance(error, LateImage)
         else:
-            return Loaded(used, label, tuple(unreadable))
-    raise BadImage(f"{_IN_A_ROW} images in a row cannot be read, the first: {unreadable[0]}")
+            return Loaded(used, label, tuple(unreadable), late)
+    text = f"{_IN_A_ROW} images in a row cannot be read, the first: {unreadable[0]}"
+    raise too_many(text, _IN_A_ROW, late)
 
 
 def _load_center(
@@ -219,7 +238,7 @@ def _load_one(
         image, label = read(source, index, max_pixels)
         fill(image)
     except BadImage as error:
-        return Loaded(-1, -1, (str(error),))
+        return Loaded(-1, -1, (str(error),), int(isinstance(error, LateImage)))
     return Loaded(index, label)
 
 
@@ -241,7 +260,7 @@ class _Tally:
 
     def __init__(self, source: EncodedSource, max_share: float) -> None:
         self._source, self._max_share = source, max_share
-        self._seen, self._unreadable = 0, 0
+        self._seen, self._unreadable, self._late = 0, 0, 0
         self._named: set[str] = set()
         self._first, self._several = "", False
 
@@ -250,6 +269,7 @@ class _Tally:
         errors = [error for row in loaded for error in row.unreadable]
         self._seen += len(errors) + sum(row.index >= 0 for row in loaded)
         self._unreadable += len(errors)
+        self._late += sum(row.late for row in loaded)
         self._name(errors)
         self._first = self._first or next(iter(errors), "")
         self._several = self._several or any(error != self._first for error in errors)
@@ -258,10 +278,11 @@ class _Tally:
         # One bad image, however few there are, is no reason to stop.
         enough = self._seen >= min(_SAMPLE, len(self._source)) and self._several
         if none_good or (enough and self._unreadable > self._max_share * self._seen):
-            raise BadImage(
+            text = (
                 f"{self._unreadable} of {self._seen} images of {self._source.name} cannot be read, "
                 f"more than data.max_bad_share={self._max_share}; one of them: {min(self._named)}"
             )
+            raise too_many(text, self._unreadable, self._late)
 
     def _name(self, errors: list[str]) -> None:
         for error in errors:

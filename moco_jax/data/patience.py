@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from moco_jax.errors import BadImage, StorageError
+from moco_jax.errors import LateImage, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Patience:
         """What `read` gives.
 
         Raises:
-          BadImage: it took too long, now or before and has not come since.
+          LateImage: it took too long, now or before and has not come since.
           StorageError: so did many others.
         """
         before = self._waiting.get(index)
@@ -75,8 +75,8 @@ class Patience:
         if count > MOST_WAITING:
             raise StorageError(f"{count} images at a time were {self._too_slow()}: {_AWAY}")
 
-    def _too_slow(self) -> BadImage:
-        return BadImage(f"not read within data.read_seconds={self._seconds:g}, and given up")
+    def _too_slow(self) -> LateImage:
+        return LateImage(f"not read within data.read_seconds={self._seconds:g}, and given up")
 
 
 class Pulse:

@@ -26,7 +26,7 @@ from moco_jax.data.loader import Batch, Rows
 from moco_jax.data.patience import Patience
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import ArraySource, Source, Splits, open_source
-from moco_jax.errors import BadImage, InputError
+from moco_jax.errors import BadImage, InputError, LateImage
 
 _PROBES = 16  # images that `check` reads
 _STATS_IMAGES = 2000  # images that `channel_stats` measures
@@ -159,6 +159,7 @@ def check(source: Source, data: ConfigDict, batch_size: int = 1) -> None:
     Raises:
       InputError: fewer images than a batch.
       BadImage: none of 16 evenly spaced images can be read.
+      StorageError: so it is, and most of them did not come in time.
     """
     if len(source) < batch_size:
         raise InputError(
@@ -174,7 +175,9 @@ def check(source: Source, data: ConfigDict, batch_size: int = 1) -> None:
             return
         except BadImage as error:
             errors.append(error)
-    raise BadImage(f"none of {len(errors)} images of {source.name} can be read: {errors[0]}")
+    late = sum(isinstance(error, LateImage) for error in errors)
+    text = f"none of {len(errors)} images of {source.name} can be read: {errors[0]}"
+    raise loader.too_many(text, len(errors), late)
 
 
 def channel_stats(source: Source, data: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,7 +11,7 @@ import pytest
 from moco_jax import config
 from moco_jax.data import patience, pipeline
 from moco_jax.data.source import EncodedSource, open_source
-from moco_jax.errors import BadImage, StorageError
+from moco_jax.errors import BadImage, StorageError, exit_code
 from tests import readers
 from tests.folders import save_image
 
@@ -48,6 +48,28 @@ def test_a_batch_gets_another_image_and_the_log_the_name(root, monkeypatch, capl
         assert f"picture {i} does not come: reading goes on without it" in caplog.text
     skipped = [r for r in caplog.records if "skipped an image" in r.getMessage()]
     assert len(skipped) == 2  # each is named once, and not waited for in every epoch
+
+
+USES = {
+    "views": lambda source, data: next(pipeline.train_batches(source, data, 0)),
+    "evaluation": lambda source, data: list(pipeline.eval_batches(source, data)),
+    "check": pipeline.check,
+}
+
+
+@pytest.mark.parametrize("late", [15, 7])
+@pytest.mark.parametrize("use", USES)
+def test_a_place_that_is_away_is_no_wrong_input(root, monkeypatch, use, late):
+    """Code 75, where most of the images that cannot be read did not come in time."""
+    monkeypatch.setattr(patience, "MOST_WAITING", 1000)
+    end = threading.Event()
+    read = patience.Patience(lambda i: (b"x", end.wait(60 * (i < late))), readers.name, 0.05)
+    source = EncodedSource("away", 16, read, readers.name)
+    with pytest.raises((BadImage, StorageError)) as error:
+        USES[use](source, options(root, max_bad_share=0.2, threads=8))
+    end.set()
+    assert exit_code(error.value) == (75 if late == 15 else 2)
+    assert ("that they are in is away" in str(error.value)) == (late == 15)
 
 
 def test_each_thread_reads_in_order_and_passes_errors_on():
