@@ -84,7 +84,7 @@ def match(
                 + "\n".join(lines)
                 + hints.offer("partial", "\n{} takes what fits.")
             )
-        log.warning("Left out:\n%s", "\n".join(lines))
+        log.warning("Left out, so that its features may be others:\n%s", "\n".join(lines))
     bad = missing | misshapen
     return {row.ours: ours_of(row, tensors) for row in rows if not bad & set(row.theirs)}
 
