@@ -17,8 +17,11 @@ from moco_jax.config import choose
 from moco_jax.data.source import data_facts, existing
 from moco_jax.errors import MissingError
 from moco_jax.evals.evaluation import Context
+from moco_jax.report import origin
+from moco_jax.report.origin import Compiled
 
 OUTCOMES = ("complete", "stopped", "diverged")
+UNFINISHED = "unfinished"  # goes on, or was killed
 _KEYS = {"outcome", "message", "steps", "step", "date", "hardware", "versions", "data"}
 _FACTS, _PICTURES = "report/run.json", "report/pictures.npz"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -65,9 +68,13 @@ def _read(path: pathlib.Path, name: str) -> Run:
         files.read_json(path / "config.json", dict),
         metrics.read(path),
         results.read(path),
-        files.read_json(path / _FACTS, dict, lambda facts: facts.keys() >= _KEYS),
+        _facts_of(path),
         files.read_arrays(path / _PICTURES),
     )
+
+
+def _facts_of(workdir: pathlib.Path) -> dict[str, Any]:
+    return files.read_json(workdir / _FACTS, dict, lambda facts: facts.keys() >= _KEYS)
 
 
 def save_pictures(workdir: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
@@ -78,20 +85,34 @@ def save_pictures(workdir: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 
 def save_facts(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
     """Keeps `facts`, with the step at which they held."""
-    rows = metrics.read(workdir)
+    rows, before = metrics.read(workdir), _facts_of(workdir)
     facts = facts | {"step": rows[-1]["step"] if rows else 0}
+    if "program" in before and "program" in facts:  # the process that ends has compiled nothing
+        facts["program"] = origin.joined(before["program"], facts["program"])
     (workdir / _FACTS).parent.mkdir(exist_ok=True)
     files.replace(workdir / _FACTS, json.dumps(facts, indent=2) + "\n")
 
 
-def facts(context: Context, outcome: str, message: str = "") -> dict[str, Any]:
-    """How a run ended, on what hardware, with which versions and data: JSON values."""
+def facts(
+    context: Context, outcome: str, message: str = "", compiled: Compiled | None = None
+) -> dict[str, Any]:
+    """How a run ended, on what hardware, with which versions and data: JSON values.
+
+    Args:
+      context: of the run.
+      outcome: one of OUTCOMES, or 'unfinished' while it goes on.
+      message: why it ended, where that needs words.
+      compiled: the step, where this process has compiled one.
+    """
     device, train = jax.devices()[0], context.data.train
     return {
-        "outcome": choose("outcome", outcome, OUTCOMES),
+        "outcome": choose("outcome", outcome, (*OUTCOMES, UNFINISHED)),
         "message": message,
         "steps": context.steps,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": origin.command_line(),
+        "recipe": getattr(context.task, "recipe", ""),
+        "program": origin.program(compiled),
         "hardware": {
             "platform": device.platform,
             "devices": f"{jax.device_count()} x {device.device_kind}",
@@ -100,6 +121,7 @@ def facts(context: Context, outcome: str, message: str = "") -> dict[str, Any]:
             "system": platform.platform(),
         },
         "versions": {"Python": platform.python_version(), "moco_jax": __version__}
+        | ({"commit": commit} if (commit := origin.commit()) else {})
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
         "data": {"source": train.name, "images trained on": len(train)}
         | data_facts(context.data)
