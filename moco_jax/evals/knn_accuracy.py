@@ -259,30 +259,36 @@ class KnnMonitor:
             return {}
         return {name: self._last.scores[0].top1}
 
-    def save(self, workdir: str | os.PathLike, step: int, seed: int) -> None:
+    def save(self, workdir: str | os.PathLike, encoder: str, features: str, seed: int) -> None:
         """Adds the last measurement, if there is one, with all its votes to `results.json`."""
         if self._last and jax.process_index() == 0:
-            settings = {"encoder": f"step {step}", "features": self._knn.features}
-            save(workdir, self._last, settings, seed)
+            save(workdir, self._last, {"encoder": encoder, "features": features}, seed)
 
 
 def _make(context: Context) -> Measure | None:
-    """KNN of the features; before the first step also of raw pixels."""
-    config = context.config
+    """KNN of the features; before the first step also of raw pixels.
+
+    The first and the last measurement are kept with all votes.
+    """
+    config, workdir = context.config, context.workdir
     if config.protocol == "supervised" and not config.supervised.augment:
         return None  # the data are features
     data = Splits(*map(labelled_only, context.evaluated))
     monitor = KnnMonitor(config.knn, data, context.batches, context.mesh)
     encode = context.encode(config.knn.features)
 
+    before = "before training" if config.init else "untrained"
+
     def measure(state: Any, position: int) -> dict[str, float]:
         raw = {}
         if position == 0:
             raw = monitor.measure("knn_top1_raw", make_pixels(context.evaluated.train, config.data))
+            monitor.save(workdir, "raw pixels", "pixels", config.seed)
         final = position == context.steps
         row = raw | monitor.measure("knn_top1", partial(encode, state), final)
-        if final:
-            monitor.save(context.workdir, position, config.seed)
+        if final or position == 0:
+            name = f"step {position}" if position else before
+            monitor.save(workdir, name, config.knn.features, config.seed)
         return row
 
     return measure

@@ -1,5 +1,6 @@
 """Where a run comes from: its command line and commit; what its step needs, and what was used."""
 
+import functools
 import pathlib
 import resource
 import shlex
@@ -33,6 +34,7 @@ def command_line() -> str:
     return shlex.join([pathlib.PurePath(program).name, *rest])
 
 
+@functools.cache  # what runs is what was there at the start
 def commit() -> str:
     """The commit of the checkout that the package lies in; "" where it lies in none.
 

@@ -147,11 +147,33 @@ def outcome(run: Run) -> str:
     return run.facts["outcome"] if run.facts.get("step") == last else "unfinished"
 
 
+def times(run: Run) -> list[float]:
+    """Seconds spent in training steps up to each row, without evaluation and saving.
+
+    A row without a rate has that of the next one that has it.
+    """
+    batch, rate, rates = run.config.get("data", {}).get("batch_size", 0), None, []
+    for row in reversed(run.rows):
+        rate = row.get("images_per_second") or rate
+        rates.append(rate)
+    before, spent, found = 0, 0.0, []
+    for row, rate in zip(run.rows, reversed(rates)):
+        if rate:
+            spent += batch * (row["step"] - before) / rate
+            before = row["step"]
+        found.append(spent)
+    return found
+
+
 def seconds(run: Run) -> float:
     """Time spent in training steps, without evaluation and saving."""
-    batch, before, total = run.config.get("data", {}).get("batch_size", 0), 0, 0.0
-    for row in run.rows:
-        if row.get("images_per_second"):
-            total += batch * (row["step"] - before) / row["images_per_second"]
-            before = row["step"]
-    return total
+    return max(times(run), default=0.0)
+
+
+def examples(run: Run, evaluation: str = "") -> int:
+    """How many images the newest result counts, of kNN or, for "", of a classifier; 0: unknown."""
+    counts = (
+        r["examples"] for r in reversed(run.results)
+        if (r["evaluation"] == "knn") == bool(evaluation)
+    )  # fmt: skip
+    return next(counts, 0)

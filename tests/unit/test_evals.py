@@ -40,7 +40,7 @@ def batches(source, limit=0):
 
 def knn_options(**overrides):
     options = config.default().knn
-    options.update(k=3, ks=(1, 5), **overrides)
+    options.update(k=3, ks=(1, 5), temperatures=(), **overrides)
     return options
 
 
@@ -134,10 +134,10 @@ def test_no_labels_is_an_error_of_the_evaluation_and_silences_the_monitor(caplog
 def test_the_monitor_keeps_its_last_measurement(tmp_path):
     data = Splits(make_source(50, classes=7), None)
     monitor = KnnMonitor(knn_options(), data, batches, make_mesh())
-    monitor.save(tmp_path, 0, 1)
+    monitor.save(tmp_path, "untrained", "backbone", 1)
     assert results.read(tmp_path) == []
     row = monitor.measure("knn_top1", encode)
-    monitor.save(tmp_path, 7, 1)
+    monitor.save(tmp_path, "step 7", "backbone", 1)
     saved = results.read(tmp_path)
     assert [r["settings"]["k"] for r in saved] == [3, 1, 5]
     assert saved[0]["metrics"]["top1"] == row["knn_top1"] < saved[0]["metrics"]["top5"] <= 1
@@ -150,7 +150,7 @@ def test_a_diverged_network_does_not_end_the_run(tmp_path, caplog):
     row = monitor.measure("knn_top1", lambda batch: encode(batch) * jnp.nan)
     assert np.isnan(row["knn_top1"])
     assert "NaN" in caplog.text
-    monitor.save(tmp_path, 7, 1)
+    monitor.save(tmp_path, "step 7", "backbone", 1)
     assert results.read(tmp_path) == []
 
 
