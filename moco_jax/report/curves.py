@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from moco_jax.report.charts import GROUPS, LOSSES, Curve, Group
 from moco_jax.report.derived import LOSS_GAP, SECONDS
-from moco_jax.report.groups import GROUPS, LOSSES, Curve, Group
 from moco_jax.report.rundir import Run
 
 # Told apart on white and on black, and by people who see few colours; the runs in turn.

@@ -28,6 +28,26 @@ function drawOne(id) {
   const place = document.getElementById(id);
   if (!place.clientWidth) return; // in a part that is folded
   Plotly.react(id, figures[id].data, layout(figures[id]), { responsive: true, displayModeBar: false });
+  const lens = document.getElementById(`${id}-lens`);
+  if (!lens || lens.dataset.listens) return;
+  lens.dataset.listens = true;
+  place.on("plotly_hover", ({ points }) => look(lens, points[0]));
+  place.on("plotly_unhover", () => { lens.hidden = true; });
+}
+
+// Shows the thumbnail of a point, three times as large.
+function look(lens, point) {
+  const picture = lens.firstElementChild;
+  const { cell, across, height, width } = picture.dataset;
+  const by = 96 / Math.max(height, width);
+  const [column, row] = [point.customdata % across, Math.floor(point.customdata / across)];
+  Object.assign(picture.style, {
+    width: `${width * by}px`, height: `${height * by}px`,
+    backgroundSize: `${across * cell * by}px auto`,
+    backgroundPosition: `${-column * cell * by}px ${-row * cell * by}px`,
+  });
+  lens.lastElementChild.textContent = point.data.text[point.pointNumber].replace(/^image /, "");
+  lens.hidden = false;
 }
 
 function draw() {

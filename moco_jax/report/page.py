@@ -1,8 +1,6 @@
 """The page: what the template shows, made from runs."""
 
-import base64
 import functools
-import io
 import json
 import pathlib
 import re
@@ -10,9 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
 from markupsafe import Markup, escape
-from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from moco_jax import config as options
@@ -21,19 +17,21 @@ from moco_jax.report import (
     curves,
     derived,
     featuremap,
+    gallery,
     header,
+    perclass,
     ranking,
     rundir,
     steady,
+    thumbnails,
     votes,
 )
+from moco_jax.report.datauri import data_uri, jpeg_uri
 from moco_jax.report.rundir import Run
 
 _HERE = pathlib.Path(__file__).parent
-_SMALL = 64  # pixels; images up to this side stay as they are, larger ones become JPEG
-_LARGEST = 224  # pixels of a picture in the page
 _SECTIONS = {
-    "curves": "Curves", "results": "Evaluations", "maps": "Map of features",
+    "curves": "Curves", "results": "Evaluations", "classes": "Classes", "maps": "Map of features",
     "neighbours": "Nearest neighbours", "views": "Views", "recipe": "Recipe",
     "versions": "Data, hardware, versions",
 }  # fmt: skip
@@ -66,6 +64,7 @@ def render(runs: Sequence[Run]) -> str:
         alone=not several,
         contents=_contents(shown, bool(charts or sentences)),
         ranking=ranking.table(runs) if several else None,
+        side_by_side=gallery.side_by_side(runs),
         charts=charts,
         steady=sentences,
         unit=_unit(runs),
@@ -82,6 +81,7 @@ def _contents(shown: Sequence[dict[str, Any]], curves_there: bool) -> dict[str, 
     there = {
         "curves": curves_there,
         "results": any(run["results"] or run["votes"] for run in shown),
+        "classes": any(run["classes"] for run in shown),
         "maps": any(run["map"] for run in shown),
         "neighbours": any(run["neighbours"] for run in shown),
         "views": any(run["views"] for run in shown),
@@ -108,10 +108,11 @@ def _template() -> jinja2.Template:
 
 def _shown(number: int, run: Run, figures: dict[str, curves.Figure]) -> dict[str, Any]:
     """What the template shows of one run; adds the run's map to the figures."""
-    feature_map, legend = None, []
+    feature_map, legend, sheet = None, [], None
     if "map" in run.pictures:
         feature_map = f"map{number}"
         figures[feature_map], legend = featuremap.figure(run.pictures)
+        sheet = _sheet(run)
     return {
         "name": run.name,
         "group": f"run{number}",
@@ -126,11 +127,25 @@ def _shown(number: int, run: Run, figures: dict[str, curves.Figure]) -> dict[str
         "votes": votes.matrices(run.results),
         "map": feature_map,
         "legend": legend,
+        "sheet": sheet,
+        "classes": perclass.read(run),
         "images": len(run.pictures.get("map", ())),
         "split": str(run.pictures.get("split", "")),
         "views": [[data_uri(view) for view in image] for image in run.pictures.get("views", ())],
-        "neighbours": _neighbours(run.pictures),
+        "neighbours": gallery.neighbours(run.pictures),
     }
+
+
+def _sheet(run: Run) -> dict[str, Any] | None:
+    """The thumbnails of a map: their picture, and how they lie in it."""
+    if "map_sheet" not in run.pictures:  # of an earlier version
+        return None
+    height, width = run.pictures["map_size"].tolist()
+    return {
+        "src": jpeg_uri(run.pictures["map_sheet"].tobytes()),
+        "cell": thumbnails.SIDE, "across": thumbnails.across(len(run.pictures["map"])),
+        "height": height, "width": width,
+    }  # fmt: skip
 
 
 def _changes(config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -141,49 +156,6 @@ def _changes(config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         for name, value in options.flat(config).items()
         if name not in known or value != known[name]
     }
-
-
-def _neighbours(pictures: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Queries with their neighbours; `right` is None where there are no labels."""
-    if "queries" not in pictures:
-        return []
-    names = pictures["class_names"]
-
-    def shown(image: np.ndarray, label: int, file: str) -> dict[str, Any]:
-        name = featuremap.class_name(names, label)
-        return {"src": data_uri(image), "name": name, "file": file}
-
-    queries, others = pictures["queries"], pictures["neighbours"]
-    # Pictures of earlier runs have no names.
-    files = pictures.get("query_names", np.full(others.shape[:1], ""))
-    other_files = pictures.get("neighbour_names", np.full(others.shape[:2], ""))
-
-    out = []
-    for q, truth in enumerate(pictures["query_labels"].tolist()):
-        found = zip(
-            others[q], pictures["neighbour_labels"][q].tolist(), other_files[q].tolist(),
-            pictures["cosine"][q].tolist(),
-        )  # fmt: skip
-        out.append({
-            "query": shown(queries[q], truth, str(files[q])),
-            "found": [
-                shown(image, label, file) | {
-                    "cosine": cosine, "right": label == truth if truth >= 0 else None,
-                }
-                for image, label, file, cosine in found
-            ],
-        })  # fmt: skip
-    return out
-
-
-def data_uri(image: np.ndarray) -> str:
-    """An image, uint8 (H, W, 3), as what <img src> takes: PNG where small, else JPEG."""
-    picture, buffer = Image.fromarray(image), io.BytesIO()
-    small = max(picture.size) <= _SMALL
-    picture.thumbnail((_LARGEST, _LARGEST))
-    picture.save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 90}))
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _breakable(name: str) -> Markup:

@@ -6,7 +6,8 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from moco_jax.config import choose
 from moco_jax.data.source import data_facts, existing
 from moco_jax.errors import MissingError
 from moco_jax.evals.evaluation import Context
+from moco_jax.evals.knn_accuracy import CONFUSION
 from moco_jax.report import origin
 from moco_jax.report.origin import Compiled
 
@@ -37,6 +39,7 @@ class Run(NamedTuple):
       results: of results.json.
       facts: of report/run.json; {} where there is none.
       pictures: arrays of report/pictures.npz by name; {} where there is none.
+      confusion: the same of knn_confusion.npz.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Run(NamedTuple):
     results: list[dict[str, Any]]
     facts: dict[str, Any]
     pictures: dict[str, np.ndarray]
+    confusion: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def read_all(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
@@ -70,6 +74,7 @@ def _read(path: pathlib.Path, name: str) -> Run:
         results.read(path),
         _facts_of(path),
         files.read_arrays(path / _PICTURES),
+        files.read_arrays(path / CONFUSION),
     )
 
 

@@ -57,7 +57,7 @@ def test_run_writes_all_metrics_and_a_checkpoint(method, source, tmp_path, caplo
     assert bool(list((tmp_path / "run").glob("tensorboard/*"))) == (method == "v1")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "complete" in page
-    assert page.count("<img ") == 8 * 3 + 8 * 9, "views and neighbours"
+    assert page.count("<img ") == 8 * 3 + 10 * 17, "views and neighbours"
     assert 'id="map0"' in page
     assert not [r for r in caplog.records if "report" in r.getMessage() and r.levelname != "INFO"]
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moco_jax import config, results
+from moco_jax import config, files, results
 from moco_jax.data import pipeline
 from moco_jax.data.source import ArraySource, Splits
 from moco_jax.errors import NotFiniteError
 from moco_jax.evals.extraction import extract, feature_batches
-from moco_jax.evals.knn_accuracy import KnnMonitor, evaluate, pairs_of, score
+from moco_jax.evals.knn_accuracy import CONFUSION, KnnMonitor, confuse, evaluate, pairs_of, score
 from moco_jax.mesh import make_mesh
 from moco_jax.ops.neighbours import Neighbours
 
@@ -99,6 +99,25 @@ def test_a_label_that_the_bank_lacks_is_never_right():
     assert only.top5 is None
 
 
+def test_the_confusion_has_the_right_ones_on_its_diagonal():
+    rng = np.random.default_rng(0)
+    found = Neighbours(
+        np.sort(rng.random((50, 6)).astype(np.float32))[:, ::-1], rng.integers(0, 30, (50, 6))
+    )
+    labels, truth = rng.integers(-1, 4, 30), rng.integers(0, 5, 50)
+    counts = confuse(found, labels, truth, 5, 0.1)
+    (only,) = score(found, labels, truth, [(5, 0.1)])
+    assert counts.sum(1).tolist() == np.bincount(truth, minlength=5).tolist()
+    assert np.trace(counts) / 50 == only.top1
+    for true, voted in ((0, 1), (3, 2)):
+        votes = np.zeros((50, 5))
+        for j in range(5):
+            known = labels[found.index[:, j]] >= 0
+            votes[known, labels[found.index[known, j]]] += np.exp(found.cosine[known, j] / 0.1)
+        assert counts[true, voted] == np.sum((truth == true) & (votes.argmax(1) == voted))
+    assert confuse(found, labels, np.full(50, 1000), 5, 0.1) is None, "of too many classes"
+
+
 def test_test_images_are_the_queries_where_they_have_labels():
     train = make_source(30)
     test = ArraySource("toy", train.images[:10], train.labels[:10])
@@ -143,6 +162,9 @@ def test_the_monitor_keeps_its_last_measurement(tmp_path):
     assert saved[0]["metrics"]["top1"] == row["knn_top1"] < saved[0]["metrics"]["top5"] <= 1
     assert (saved[0]["seed"], saved[0]["settings"]["encoder"]) == (1, "step 7")
     assert (saved[0]["examples"], saved[0]["split"]) == (50, "toy, one left out")
+    monitor.save_confusion(tmp_path)
+    counts = files.read_arrays(tmp_path / CONFUSION)["counts"]
+    assert np.trace(counts) / 50 == row["knn_top1"]
 
 
 def test_a_diverged_network_does_not_end_the_run(tmp_path, caplog):

@@ -7,7 +7,17 @@ import pytest
 from scipy.stats import binomtest
 
 from moco_jax import config
-from moco_jax.report import applies, curves, derived, header, noise, ranking, rundir, steady, votes
+from moco_jax.report import (
+    applies,
+    curves,
+    derived,
+    header,
+    noise,
+    ranking,
+    rundir,
+    steady,
+    votes,
+)
 from moco_jax.report.rundir import Run
 from tests import runs
 
