@@ -4,6 +4,9 @@ const touch = matchMedia("(pointer: coarse)").matches; // a drag is for scrollin
 const all = (selector) => document.querySelectorAll(selector);
 const press = (buttons, chosen) => buttons.forEach((b) => b.setAttribute("aria-pressed", b === chosen));
 
+// Plotly reads names as markup, so that they are escaped.
+const plain = (text) => text.replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&");
+
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
@@ -46,7 +49,7 @@ function look(lens, point) {
     backgroundSize: `${across * cell * by}px auto`,
     backgroundPosition: `${-column * cell * by}px ${-row * cell * by}px`,
   });
-  lens.lastElementChild.textContent = point.data.text[point.pointNumber].replace(/^image /, "");
+  lens.lastElementChild.textContent = plain(point.data.text[point.pointNumber]).replace(/^image /, "");
   lens.hidden = false;
 }
 
@@ -99,7 +102,7 @@ function csv({ data }) {
   const cell = (x) => (x === null || x === undefined ? "" : `"${String(x).replaceAll('"', '""')}"`);
   const rows = data.flatMap((trace) => trace.x.map((x, i) => {
     const where = trace.meta ? Object.values(trace.meta).map((axis) => axis[i]) : [x];
-    return [trace.name, ...where, trace.y[i], trace.text ? trace.text[i] : ""].map(cell).join();
+    return [plain(trace.name), ...where, trace.y[i], trace.text ? plain(trace.text[i]) : ""].map(cell).join();
   }));
   const meta = data.find((trace) => trace.meta);
   const heads = ["name", ...(meta ? Object.keys(meta.meta) : ["x"]), "y", "text"];
