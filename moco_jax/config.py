@@ -203,7 +203,7 @@ def default() -> ConfigDict:
     k.k = 200
     k.temperature = 0.07
     k.ks = (10, 20, 100, 200)  # results.json has each of these and k, at each temperature
-    k.temperatures = ()
+    k.temperatures = (0.02, 0.2)
     k.features = "backbone"  # projection: of the CIFAR-10 demonstration
     k.max_train = 0  # images of the bank, evenly spaced; 0: all
     k.max_test = 0

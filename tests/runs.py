@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 
-from moco_jax import config, results
-from moco_jax.report import rundir
+from moco_jax import config, files, results
+from moco_jax.evals.knn_accuracy import CONFUSION
+from moco_jax.report import rundir, thumbnails
 
 NASTY = "<script>alert('x')</script> & </script>\"</b>%{x}"
 
@@ -37,22 +38,34 @@ def pictures(labels=True, size=28, images=200, names=("shirt", "boot", NASTY)):
         return rng.integers(0, 256, (*shape, size, size, 3)).astype(np.uint8)
 
     found = rng.integers(0, images, (8, 8))
-    files = np.array([f"{i}{NASTY}.png" for i in range(images)])
+    called = np.array([f"{i}{NASTY}.png" for i in range(images)])
+    precision = {
+        "precision_labels": label,
+        "precision": rng.random(images).astype(np.float32),
+        "pixel_precision": rng.random(images).astype(np.float32),
+    } if labels else {}  # fmt: skip
     return {
         "class_names": np.array(names if labels else (), np.str_),
         "split": np.array("test images of noise"),
         "views": noise(8, 3),
         "queries": noise(8),
         "query_labels": label[:8],
-        "query_names": files[:8],
+        "query_names": called[:8],
         "neighbours": noise(8, 8),
-        "neighbour_names": files[found],
+        "neighbour_names": called[found],
         "neighbour_labels": label[found],
         "cosine": np.sort(rng.random((8, 8)).astype(np.float32))[:, ::-1],
+        "pixel_neighbours": noise(8, 8),
+        "pixel_neighbour_names": called[found],
+        "pixel_neighbour_labels": label[found],
+        "pixel_cosine": np.ones((8, 8), np.float32),
+        "place": np.array("" if labels else "/a place"),
         "map": rng.normal(size=(images, 2)).astype(np.float32) + 4 * label[:, None],
         "map_labels": label,
-        "map_names": files,
-    }
+        "map_names": called,
+        "map_sheet": thumbnails.sheet(noise(images)[:, :28, :28]),
+        "map_size": np.array([28, 28]),
+    } | precision
 
 
 def write_run(path, metrics=None, shown=None, facts=True, **overrides):
@@ -72,6 +85,22 @@ def write_run(path, metrics=None, shown=None, facts=True, **overrides):
             "hardware": part, "versions": part, "data": part,
         })  # fmt: skip
     return path
+
+
+def add_knn(path, classes=3, encoders=("raw pixels", "untrained", "step 110")):
+    """Votes of kNN, and what classes were taken for."""
+    for number, encoder in enumerate(encoders):
+        for k in (10, 20, 200):
+            for t in (0.02, 0.07, 0.2, 1.0):
+                results.add(
+                    path, "knn", protocol="a vote", seed=0, split="test images", examples=2000,
+                    settings={"encoder": encoder, "features": "backbone", "bank": 10_000, "k": k,
+                              "temperature": t},
+                    metrics={"top1": 0.5 + 0.1 * number + 0.001 * k},
+                )  # fmt: skip
+    counts = np.random.default_rng(0).integers(0, 90, (classes, classes))
+    names = np.array([f"class of {i} {NASTY}" for i in range(classes)])
+    files.replace(path / CONFUSION, files.as_npz({"counts": counts, "class_names": names}))
 
 
 def add_result(path):

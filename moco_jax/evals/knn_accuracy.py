@@ -6,6 +6,7 @@ N images of the bank (training set), M queries (test set), F features, k neighbo
 import itertools
 import logging
 import os
+import pathlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from moco_jax import results
+from moco_jax import files, results
 from moco_jax.config import FEATURES, ConfigDict, choose
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Source, Splits
@@ -36,6 +37,8 @@ _ONE_CLASS = (
     "are: it is not measured"
 )
 _AT_A_TIME = 4096  # queries whose votes are counted together
+CONFUSION = "knn_confusion.npz"  # in a workdir: `counts`, and `class_names`
+CLASSES = 1000  # of a confusion matrix, at most
 Batches = Callable[..., Prefetcher]
 
 
@@ -56,12 +59,15 @@ class Outcome(NamedTuple):
       bank: N.
       examples: M.
       split: which images the queries are.
+      confusion: int64 (C, C), how many queries of a class, by row, the watched vote gave which;
+        None of more than CLASSES classes.
     """
 
     scores: list[Score]
     bank: int
     examples: int
     split: str
+    confusion: np.ndarray | None
 
 
 def score(
@@ -130,7 +136,34 @@ def evaluate(
     found = nearest(queries, bank, max(k for k, _ in pairs), mesh, exclude_self=alone)
     split = f"{data.train.name}, one left out" if alone else data.test.name
     scores = score(found, labels, truth, dict.fromkeys(pairs))
-    return Outcome(scores, len(bank), len(queries), split)
+    return Outcome(scores, len(bank), len(queries), split, confuse(found, labels, truth, *pairs[0]))
+
+
+def confuse(
+    found: Neighbours, labels: np.ndarray, truth: np.ndarray, k: int, temperature: float
+) -> np.ndarray | None:
+    """Which class the vote gives to the queries of which: int64 (C, C), a row for each true class.
+
+    Its diagonal are those that `score` counts as right. None of more than CLASSES classes.
+
+    Args:
+      found: of the queries in the bank.
+      labels: int (N,) of the bank; -1: none.
+      truth: int (M,) of the queries; without a label a query is left out.
+      k: neighbours that vote.
+      temperature: of the vote.
+    """
+    classes = int(max(labels.max(), truth.max())) + 1
+    if not 0 < classes <= CLASSES:
+        return None
+    voted = []
+    for start in range(0, len(truth), _AT_A_TIME):
+        part = slice(start, start + _AT_A_TIME)
+        cosine, neighbours = found.cosine[part, :k], labels[found.index[part, :k]]
+        voted.append(vote(cosine, neighbours, classes, temperature).argmax(1))
+    has = truth >= 0
+    cells = classes * truth[has].astype(np.int64) + np.concatenate(voted)[has]
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def watched(knn: ConfigDict) -> ConfigDict:
@@ -259,30 +292,45 @@ class KnnMonitor:
             return {}
         return {name: self._last.scores[0].top1}
 
-    def save(self, workdir: str | os.PathLike, step: int, seed: int) -> None:
+    def save(self, workdir: str | os.PathLike, encoder: str, features: str, seed: int) -> None:
         """Adds the last measurement, if there is one, with all its votes to `results.json`."""
         if self._last and jax.process_index() == 0:
-            settings = {"encoder": f"step {step}", "features": self._knn.features}
-            save(workdir, self._last, settings, seed)
+            save(workdir, self._last, {"encoder": encoder, "features": features}, seed)
+
+    def save_confusion(self, workdir: pathlib.Path) -> None:
+        """Keeps which classes the last measurement confused, if there is one."""
+        if self._last and self._last.confusion is not None and jax.process_index() == 0:
+            names = np.array(self._data.train.class_names, np.str_)
+            arrays = {"counts": self._last.confusion, "class_names": names}
+            files.write(workdir / CONFUSION, files.as_npz(arrays, compressed=True))
 
 
 def _make(context: Context) -> Measure | None:
-    """KNN of the features; before the first step also of raw pixels."""
-    config = context.config
+    """KNN of the features; before the first step also of raw pixels.
+
+    The first and the last measurement are kept with all votes.
+    """
+    config, workdir = context.config, context.workdir
     if config.protocol == "supervised" and not config.supervised.augment:
         return None  # the data are features
     data = Splits(*map(labelled_only, context.evaluated))
     monitor = KnnMonitor(config.knn, data, context.batches, context.mesh)
     encode = context.encode(config.knn.features)
 
+    before = "before training" if config.init else "untrained"
+
     def measure(state: Any, position: int) -> dict[str, float]:
         raw = {}
         if position == 0:
             raw = monitor.measure("knn_top1_raw", make_pixels(context.evaluated.train, config.data))
+            monitor.save(workdir, "raw pixels", "pixels", config.seed)
         final = position == context.steps
         row = raw | monitor.measure("knn_top1", partial(encode, state), final)
+        if final or position == 0:
+            name = f"step {position}" if position else before
+            monitor.save(workdir, name, config.knn.features, config.seed)
         if final:
-            monitor.save(context.workdir, position, config.seed)
+            monitor.save_confusion(workdir)
         return row
 
     return measure

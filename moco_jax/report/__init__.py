@@ -2,15 +2,16 @@
 
 python -m moco_jax report RUN RUN ... [--out=report.html]
 
-A run writes its report when it ends. What needs the model or the data is kept in `RUN/report/`,
-so that a report can be made again from the directory alone.
+A run writes its report at its evaluations, and with pictures when it ends. What needs the model or
+the data is kept in `RUN/report/`, so that a report can be made again from the directory alone.
 """
 
 import logging
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 
@@ -19,11 +20,13 @@ from moco_jax.evals.evaluation import Context
 from moco_jax.evals.extraction import Encode
 from moco_jax.extras import extra
 from moco_jax.report import pictures, rundir
+from moco_jax.report.origin import Compiled
 
 log = logging.getLogger(__name__)
 
 FILE = "report.html"
 _WORTH_SAYING = 3.0  # seconds
+_REST = 50  # times as long as a report took to write, before the next one while a run goes on
 
 
 def write(workdir: str | os.PathLike) -> pathlib.Path:
@@ -46,6 +49,35 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pa
     path = pathlib.Path(out)
     files.replace(path, page.render(rundir.read_all(workdirs)))
     return path
+
+
+class Ongoing:
+    """The report of a run that goes on: curves and facts, at most a fiftieth of its time.
+
+    Whatever goes wrong is one warning, and the end of it.
+    """
+
+    def __init__(self, context: Context, compiled: Compiled):
+        """Says with what step the run goes on."""
+        self._workdir, self._next = context.workdir, 0.0
+        self._writing = jax.process_index() == 0
+        facts = partial(rundir.facts, context, rundir.UNFINISHED, compiled=compiled)
+        self._attempt(lambda: rundir.save_facts(self._workdir, facts()))
+
+    def write(self) -> None:
+        """Writes the report of what is there, where the last time is long enough ago."""
+        begin = time.monotonic()
+        if begin >= self._next:
+            self._attempt(lambda: write(self._workdir))
+            self._next = time.monotonic() + _REST * (time.monotonic() - begin)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            if self._writing:
+                action()
+        except Exception as error:  # a report must never fail a run
+            self._writing = False
+            log.warning("No %s until the run ends: %s: %s", FILE, type(error).__name__, error)
 
 
 def conclude(

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from moco_jax.report.charts import GROUPS, LOSSES, Curve, Group
+from moco_jax.report.derived import LOSS_GAP, SECONDS
 from moco_jax.report.rundir import Run
 
 # Told apart on white and on black, and by people who see few colours; the runs in turn.
@@ -15,9 +17,10 @@ COLOURS = (
     "#7a8c2e", "#8c6d5a",
 )  # fmt: skip
 _DASHES = ("solid", "dot", "dashdot", "longdashdot")
+AXES = ("step", "epoch", SECONDS)
 _POINTS = 2000  # of a curve that are drawn
 _MARKED = 25  # a curve of at most so many points shows each
-_NOT_DRAWN = ("step", "epoch", "skipped", "skipped_in_a_row")
+_NOT_DRAWN = ("step", "epoch", "time", SECONDS, "skipped", "skipped_in_a_row")
 _ACCURACIES = {
     rank: re.compile(rf"(^|_){name}(_|/|$)")
     for rank, name in (("top-1", "top1"), ("top-5", "top5"))
@@ -26,117 +29,14 @@ _ACCURACIES = {
 Figure = dict[str, Any]
 
 
-class Curve(NamedTuple):
-    """A column of metrics.jsonl in a chart.
-
-    Attributes:
-      column: its name there.
-      label: in the legend.
-      dash: of the line, as plotly calls it.
-      level: only its value at step 0 is drawn, as a line across the chart.
-    """
-
-    column: str
-    label: str
-    dash: str = "solid"
-    level: bool = False
-
-
-class Group(NamedTuple):
-    """A chart.
-
-    Attributes:
-      title: above it.
-      unit: at its vertical axis.
-      note: one sentence on what to look for.
-      curves: what it shows.
-      log: whether the vertical axis is logarithmic.
-      bounded: whether values are in [0, 1].
-      share: whether they are shown in per cent; they are in [0, 1] then.
-    """
-
-    title: str
-    unit: str
-    note: str
-    curves: tuple[Curve, ...]
-    log: bool = False
-    bounded: bool = False
-    share: bool = False
-
-
-GROUPS = (
-    Group(
-        "Loss", "nats",
-        "Chance: what a network that knows nothing would have.",
-        (Curve("loss", "loss"), Curve("loss_chance", "chance", "dash")),
-    ),
-    Group(
-        "kNN accuracy", "top-1",
-        "Below raw pixels, the features tell less than the images themselves.",
-        (
-            Curve("knn_top1", "features"),
-            Curve("knn_top1", "before training", "dash", level=True),
-            Curve("knn_top1_raw", "raw pixels", "dot", level=True),
-        ),
-        share=True,
-    ),
-    Group(
-        "Contrast accuracy", "top-1", "How often the right key, or prototype, is the nearest one.",
-        (
-            Curve("contrast_top1", "right key is nearest"),
-            Curve("assignment_top1", "the other view's prototype is nearest", "dash"),
-        ),
-        share=True,
-    ),
-    Group(
-        "Spread of features", "standard deviation",
-        "1: the features fill the sphere. 0: they have collapsed.",
-        (
-            Curve("feature_std", "the method's, in training"),
-            Curve("backbone_std", "the backbone's, of test images", "dot"),
-        ),
-        bounded=True,
-    ),
-    Group(
-        "Effective rank", "RankMe",
-        "How many directions the backbone's features use: it falls when they collapse.",
-        (Curve("rank_me", "backbone's features"),),
-    ),
-    Group(
-        "Alignment and uniformity", "the lower the better",
-        "Alignment: how far apart two views of an image are. Uniformity: how evenly the features "
-        "fill the sphere.",
-        (Curve("alignment", "alignment"), Curve("uniformity", "uniformity", "dot")),
-    ),
-    Group(
-        "Gradient norm", "L2 norm", "Instability starts as a spike in the first layer.",
-        (
-            Curve("grad_norm_first", "first layer"),
-            Curve("grad_norm_last", "last layer", "dot"),
-            Curve("grad_norm", "all layers", "dashdot"),
-        ),
-        log=True,
-    ),
-    Group("Learning rate", "learning rate", "", (Curve("learning_rate", "learning rate"),)),
-    Group(
-        "EMA coefficient", "m", "The share of itself that the momentum encoder keeps in a step.",
-        (Curve("ema", "EMA coefficient"),), bounded=True,
-    ),
-    Group("Throughput", "images / s", "", (Curve("images_per_second", "training"),)),
-    Group(
-        "Waiting for data", "share of time",
-        "Time in which the device had nothing to do: more than a few per cent is worth a look.",
-        (Curve("input_wait", "waiting"),), share=True,
-    ),
-)  # fmt: skip
-
-
 def groups(runs: Sequence[Run]) -> list[Group]:
     """The charts that these runs have values for; columns that no chart knows come last."""
     found = _columns(runs)
     known = {curve.column for group in GROUPS for curve in group.curves}
     other = [name for name in found if name not in known]
-    shown = [g for g in GROUPS if any(curve.column in found for curve in g.curves)]
+    # Of several runs the chances differ.
+    left_out = LOSSES[len(runs) > 1 and LOSS_GAP in found]
+    shown = [g for g in GROUPS if g is not left_out and any(c.column in found for c in g.curves)]
     for rank, pattern in reversed(_ACCURACIES.items()):
         if names := [name for name in other if pattern.search(name)]:
             curves = (Curve(n, n, _DASHES[i % len(_DASHES)]) for i, n in enumerate(names))
@@ -156,13 +56,19 @@ def _columns(runs: Sequence[Run]) -> dict[str, None]:
     }
 
 
+def present(group: Group, runs: Sequence[Run]) -> list[Curve]:
+    """The curves of a chart that some run has values for."""
+    found = _columns(runs)
+    return [curve for curve in group.curves if curve.column in found]
+
+
 def figure(group: Group, runs: Sequence[Run]) -> Figure:
     """A chart of all runs: plotly's `data` and `layout`."""
     data = []
     for number, run in enumerate(runs):
         prefix = f"{run.name}: " if len(runs) > 1 else ""
         traces = [_trace(group, curve, run, number, prefix) for curve in group.curves]
-        if group is GROUPS[0]:
+        if group in LOSSES:
             traces.append(_skipped(run, number, prefix))
         data += [trace for trace in traces if trace]
     y = {"title": {"text": escape(group.unit)}, "automargin": True}
@@ -172,9 +78,13 @@ def figure(group: Group, runs: Sequence[Run]) -> Figure:
         y |= {"tickformat": ".3~%"}
     if group.share or group.bounded:
         y |= {"autorangeoptions": {"clipmin": 0, "clipmax": 1}}
-    x = {"title": {"text": "step"}, "rangemode": "tozero"}
+    if group.reaches:
+        low = {"clipmin": 0} if 0 in group.reaches else {}
+        y["autorangeoptions"] = y.get("autorangeoptions", low) | {"include": list(group.reaches)}
+    last = max((x for trace in data for x in trace["x"]), default=0)
+    x = {"title": {"text": "step"}, "range": [0, last or 1]}
     layout = {"xaxis": x, "yaxis": y, "hovermode": "x unified"}
-    if group is GROUPS[0]:
+    if group in LOSSES:
         layout["yaxis2"] = {"overlaying": "y", "range": [0, 1], "visible": False}
     return {"data": data, "layout": layout}
 
@@ -204,8 +114,9 @@ def _trace(group: Group, curve: Curve, run: Run, number: int, prefix: str) -> Fi
 
 
 def _base(number: int, name: str, rows: list[dict[str, Any]]) -> Figure:
-    """What all traces of a run have; `meta` holds both horizontal axes."""
-    axes = {axis: [row.get(axis) for row in rows] for axis in ("step", "epoch")}
+    """What all traces of a run have; `meta` holds all horizontal axes."""
+    axes = {axis: [row.get(axis) for row in rows] for axis in AXES}
+    axes[SECONDS] = [None if t is None else round(t, 1) for t in axes[SECONDS]]
     return {
         "type": "scatter",
         "name": escape(name, quote=False),

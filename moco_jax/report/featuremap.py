@@ -56,7 +56,7 @@ def figure(pictures: dict[str, np.ndarray]) -> tuple[Figure, list[Class]]:
     # Pictures of earlier runs have numbers instead.
     names = pictures.get("map_names", pictures.get("map_index"))
     entries = classes(pictures["map_labels"], pictures["class_names"])
-    data = [_trace(entry, points[rows], names[rows]) for entry, rows in entries]
+    data = [_trace(entry, points[rows], names[rows], rows) for entry, rows in entries]
     layout = {
         "xaxis": {"visible": False},
         "yaxis": {"visible": False, "scaleanchor": "x"},
@@ -67,8 +67,9 @@ def figure(pictures: dict[str, np.ndarray]) -> tuple[Figure, list[Class]]:
     return {"data": data, "layout": layout}, legend
 
 
-def _trace(entry: Class, points: np.ndarray, names: np.ndarray) -> Figure:
+def _trace(entry: Class, points: np.ndarray, names: np.ndarray, rows: np.ndarray) -> Figure:
     return {
+        "customdata": rows.tolist(),  # where the thumbnails are in the sheet
         "type": "scatter",
         "mode": "markers",
         "name": escape(entry.name, quote=False),

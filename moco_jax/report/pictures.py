@@ -5,31 +5,42 @@ N images looked at, Q queries, K neighbours, F features, S image size, V columns
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from moco_jax.data import contact_sheet, pipeline
+from moco_jax.data import contact_sheet
 from moco_jax.data.source import Source
 from moco_jax.errors import InputError
 from moco_jax.evals.evaluation import Context
 from moco_jax.evals.extraction import Encode, Features, feature_batches
 from moco_jax.extras import extra
 from moco_jax.mesh import everywhere
+from moco_jax.report import similar, thumbnails
 
 log = logging.getLogger(__name__)
 
 IMAGES = 2000  # that neighbours are sought among, and that the map shows
-QUERIES = NEIGHBOURS = 8
+QUERIES, NEIGHBOURS = 10, 8
 _THUMBNAIL = 112  # pixels of an encoded image
 _MAP_STEPS = 500  # of t-SNE; 1,000 take twice the time and change little
 _PERPLEXITY = 30  # neighbours that t-SNE keeps near; scikit-learn's default
 
 Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
+
+
+class Sample(NamedTuple):
+    """The images that are shown: their features, and thumbnails uint8 (N, H, W, 3)."""
+
+    source: Source
+    of: Features
+    small: np.ndarray
 
 
 def collect(context: Context, encode: Encode) -> Arrays:
@@ -42,16 +53,17 @@ def collect(context: Context, encode: Encode) -> Arrays:
       encode: evaluation batch -> features (B, F); called by all processes together.
     """
     source = context.evaluated.test or context.evaluated.train
-    found = _attempt("features", partial(_features, context, source, encode))
+    sample = _attempt("features", partial(_sample, context, source, encode))
     if jax.process_index():
         return {}
     names = np.array(context.evaluated.train.class_names, np.str_)
     arrays = {"class_names": names, "split": np.array(source.name)}
     arrays |= _attempt("views", partial(_views, context)) or {}
-    if found:
-        arrays |= _attempt("nearest neighbours", partial(_neighbours, context, source, found)) or {}
-        seed = context.config.seed
-        arrays |= _attempt("map of features", partial(_map, source, found, seed)) or {}
+    if sample:
+        data, seed = context.config.data, context.config.seed
+        arrays |= _attempt("nearest neighbours", partial(_neighbours, sample, data)) or {}
+        arrays |= _attempt("precision of neighbours", partial(_precision, sample)) or {}
+        arrays |= _attempt("map of features", partial(_map, sample, seed)) or {}
     return arrays
 
 
@@ -63,14 +75,15 @@ def _attempt(what: str, make: Callable[[], T]) -> T | None:
         return None
 
 
-def _features(context: Context, source: Source, encode: Encode) -> Features | None:
-    """Features of the images; None, in all processes, where one cannot read its share."""
+def _sample(context: Context, source: Source, encode: Encode) -> Sample | None:
+    """The images; None, in all processes, where one cannot read its share."""
     with context.batches(source, limit=IMAGES) as batches:
         read = _attempt("images", lambda: list(batches))
     if not everywhere(read is not None):
         return None
     parts = zip(*feature_batches(encode, contextlib.nullcontext(read)))
-    return Features(*(np.concatenate(part) for part in parts))
+    of = Features(*(np.concatenate(part) for part in parts))
+    return Sample(source, of, thumbnails.made(source, of.index, read))
 
 
 def _views(context: Context) -> Arrays:
@@ -78,48 +91,59 @@ def _views(context: Context) -> Arrays:
     return {"views": contact_sheet.as_rgb(shown)}
 
 
-def _neighbours(context: Context, source: Source, of: Features) -> Arrays:
-    rows = pipeline.evenly(len(of.index), QUERIES)
-    found, cosine = nearest(of.features, rows, NEIGHBOURS)
-    d = context.config.data
-    show = partial(contact_sheet.middles, source, d=d, size=min(d.image_size, _THUMBNAIL))
-    return {
-        "queries": contact_sheet.as_rgb(show(of.index[rows])),
+def _neighbours(sample: Sample, d: ConfigDict) -> Arrays:
+    """Queries, their neighbours by features, and beside them those by raw pixels."""
+    source, of, _ = sample
+    rows = similar.queries(of.labels, QUERIES)
+    size = min(d.image_size, _THUMBNAIL)
+
+    def show(index: np.ndarray) -> np.ndarray:
+        return contact_sheet.as_rgb(contact_sheet.middles(source, index, d, size))
+
+    arrays = {
+        "queries": show(of.index[rows]),
         "query_labels": of.labels[rows],
         "query_names": _names(source, of.index[rows]),
-        "neighbours": np.stack([contact_sheet.as_rgb(show(of.index[row])) for row in found]),
-        "neighbour_labels": of.labels[found],
-        "neighbour_names": np.stack([_names(source, of.index[row]) for row in found]),
-        "cosine": cosine,
+        "place": np.array(_place(source, of.index[rows[0]])),
     }
+    for prefix, features in (("", of.features), ("pixel_", _pixels(sample))):
+        found, cosine = similar.nearest(features, rows, NEIGHBOURS)
+        arrays |= {
+            f"{prefix}neighbours": np.stack([show(of.index[row]) for row in found]),
+            f"{prefix}neighbour_labels": of.labels[found],
+            f"{prefix}neighbour_names": np.stack([_names(source, of.index[r]) for r in found]),
+            f"{prefix}cosine": cosine,
+        }
+    return arrays
 
 
-def nearest(features: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest other images of some of the images, by cosine, the nearest first.
-
-    Args:
-      features: (N, F) of any length.
-      rows: (Q,) of the queries.
-      k: neighbours; all N - 1 others where there are fewer.
-
-    Returns:
-      Rows of the neighbours (Q, k) int64 and their cosines (Q, k) float32.
-
-    Raises:
-      InputError: there is no other image.
-    """
-    unit = _normalized(features)
-    if len(unit) < 2:
-        raise InputError("there is only one image")
-    cosine = unit[rows] @ unit.T
-    cosine[np.arange(len(rows)), rows] = -np.inf
-    found = np.argsort(-cosine, axis=1, kind="stable")[:, : min(k, len(unit) - 1)]
-    return found, np.take_along_axis(cosine, found, 1)
+def _precision(sample: Sample) -> Arrays:
+    """Precision of the neighbours of each image, by features and by raw pixels: (N,) each."""
+    labels = sample.of.labels
+    if not (labels >= 0).any():
+        return {}
+    both = {"precision": sample.of.features, "pixel_precision": _pixels(sample)}
+    return {
+        name: similar.precision(x, labels, NEIGHBOURS).astype(np.float32)
+        for name, x in both.items()
+    } | {"precision_labels": labels}
 
 
-def _map(source: Source, of: Features, seed: int) -> Arrays:
-    names = _names(source, of.index)
-    return {"map": embed(of.features, seed), "map_labels": of.labels, "map_names": names}
+def _pixels(sample: Sample) -> np.ndarray:
+    """Raw pixels (N, F), of thumbnails; all channels of those of gray images are one."""
+    small = sample.small if sample.source.channels == 3 else sample.small[..., :1]
+    return small.reshape(len(small), -1) / np.float32(255)
+
+
+def _map(sample: Sample, seed: int) -> Arrays:
+    source, of, small = sample
+    return {
+        "map": embed(of.features, seed),
+        "map_labels": of.labels,
+        "map_names": _names(source, of.index),
+        "map_sheet": thumbnails.sheet(small),
+        "map_size": np.array(small.shape[1:3]),
+    }
 
 
 def _names(source: Source, index: np.ndarray) -> np.ndarray:
@@ -127,6 +151,14 @@ def _names(source: Source, index: np.ndarray) -> np.ndarray:
     whole = [source.item_name(i) for i in index.tolist()]
     place = f"{source.understood.place}/"
     return np.array([name.removeprefix(place) for name in whole], np.str_)
+
+
+def _place(source: Source, index: int) -> str:
+    """The folder that names of images are in; "" where images are no files."""
+    there = source.understood.place
+    name = source.item_name(int(index))
+    files = os.path.isabs(there) and name.startswith(f"{there}/") and os.path.isfile(name)
+    return there if files else ""
 
 
 def embed(features: np.ndarray, seed: int) -> np.ndarray:
@@ -151,7 +183,7 @@ def embed(features: np.ndarray, seed: int) -> np.ndarray:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
 
-    unit = _normalized(features)
+    unit = similar.normalized(features)
     if len(unit) < 4:
         raise InputError(f"{len(unit)} images are too few")
     with threadpool_limits(1):  # more threads wait for each other longer than they work
@@ -162,8 +194,3 @@ def embed(features: np.ndarray, seed: int) -> np.ndarray:
             max_iter=_MAP_STEPS, perplexity=perplexity, random_state=seed,
         )  # fmt: skip
         return tsne.fit_transform(small).astype(np.float32)
-
-
-def _normalized(features: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(length, 1e-12)

@@ -6,7 +6,8 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,12 @@ from moco_jax.config import choose
 from moco_jax.data.source import data_facts, existing
 from moco_jax.errors import MissingError
 from moco_jax.evals.evaluation import Context
+from moco_jax.evals.knn_accuracy import CONFUSION
+from moco_jax.report import origin
+from moco_jax.report.origin import Compiled
 
 OUTCOMES = ("complete", "stopped", "diverged")
+UNFINISHED = "unfinished"  # goes on, or was killed
 _KEYS = {"outcome", "message", "steps", "step", "date", "hardware", "versions", "data"}
 _FACTS, _PICTURES = "report/run.json", "report/pictures.npz"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -34,6 +39,7 @@ class Run(NamedTuple):
       results: of results.json.
       facts: of report/run.json; {} where there is none.
       pictures: arrays of report/pictures.npz by name; {} where there is none.
+      confusion: the same of knn_confusion.npz.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Run(NamedTuple):
     results: list[dict[str, Any]]
     facts: dict[str, Any]
     pictures: dict[str, np.ndarray]
+    confusion: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def read_all(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
@@ -65,9 +72,14 @@ def _read(path: pathlib.Path, name: str) -> Run:
         files.read_json(path / "config.json", dict),
         metrics.read(path),
         results.read(path),
-        files.read_json(path / _FACTS, dict, lambda facts: facts.keys() >= _KEYS),
+        _facts_of(path),
         files.read_arrays(path / _PICTURES),
+        files.read_arrays(path / CONFUSION),
     )
+
+
+def _facts_of(workdir: pathlib.Path) -> dict[str, Any]:
+    return files.read_json(workdir / _FACTS, dict, lambda facts: facts.keys() >= _KEYS)
 
 
 def save_pictures(workdir: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
@@ -78,20 +90,34 @@ def save_pictures(workdir: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 
 def save_facts(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
     """Keeps `facts`, with the step at which they held."""
-    rows = metrics.read(workdir)
+    rows, before = metrics.read(workdir), _facts_of(workdir)
     facts = facts | {"step": rows[-1]["step"] if rows else 0}
+    if "program" in before and "program" in facts:  # the process that ends has compiled nothing
+        facts["program"] = origin.joined(before["program"], facts["program"])
     (workdir / _FACTS).parent.mkdir(exist_ok=True)
     files.replace(workdir / _FACTS, json.dumps(facts, indent=2) + "\n")
 
 
-def facts(context: Context, outcome: str, message: str = "") -> dict[str, Any]:
-    """How a run ended, on what hardware, with which versions and data: JSON values."""
+def facts(
+    context: Context, outcome: str, message: str = "", compiled: Compiled | None = None
+) -> dict[str, Any]:
+    """How a run ended, on what hardware, with which versions and data: JSON values.
+
+    Args:
+      context: of the run.
+      outcome: one of OUTCOMES, or 'unfinished' while it goes on.
+      message: why it ended, where that needs words.
+      compiled: the step, where this process has compiled one.
+    """
     device, train = jax.devices()[0], context.data.train
     return {
-        "outcome": choose("outcome", outcome, OUTCOMES),
+        "outcome": choose("outcome", outcome, (*OUTCOMES, UNFINISHED)),
         "message": message,
         "steps": context.steps,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": origin.command_line(),
+        "recipe": getattr(context.task, "recipe", ""),
+        "program": origin.program(compiled),
         "hardware": {
             "platform": device.platform,
             "devices": f"{jax.device_count()} x {device.device_kind}",
@@ -100,6 +126,7 @@ def facts(context: Context, outcome: str, message: str = "") -> dict[str, Any]:
             "system": platform.platform(),
         },
         "versions": {"Python": platform.python_version(), "moco_jax": __version__}
+        | ({"commit": commit} if (commit := origin.commit()) else {})
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
         "data": {"source": train.name, "images trained on": len(train)}
         | data_facts(context.data)
@@ -125,11 +152,33 @@ def outcome(run: Run) -> str:
     return run.facts["outcome"] if run.facts.get("step") == last else "unfinished"
 
 
+def times(run: Run) -> list[float]:
+    """Seconds spent in training steps up to each row, without evaluation and saving.
+
+    A row without a rate has that of the next one that has it.
+    """
+    batch, rate, rates = run.config.get("data", {}).get("batch_size", 0), None, []
+    for row in reversed(run.rows):
+        rate = row.get("images_per_second") or rate
+        rates.append(rate)
+    before, spent, found = 0, 0.0, []
+    for row, rate in zip(run.rows, reversed(rates)):
+        if rate:
+            spent += batch * (row["step"] - before) / rate
+            before = row["step"]
+        found.append(spent)
+    return found
+
+
 def seconds(run: Run) -> float:
     """Time spent in training steps, without evaluation and saving."""
-    batch, before, total = run.config.get("data", {}).get("batch_size", 0), 0, 0.0
-    for row in run.rows:
-        if row.get("images_per_second"):
-            total += batch * (row["step"] - before) / row["images_per_second"]
-            before = row["step"]
-    return total
+    return max(times(run), default=0.0)
+
+
+def examples(run: Run, evaluation: str = "") -> int:
+    """How many images the newest result counts, of kNN or, for "", of a classifier; 0: unknown."""
+    counts = (
+        r["examples"] for r in reversed(run.results)
+        if (r["evaluation"] == "knn") == bool(evaluation)
+    )  # fmt: skip
+    return next(counts, 0)

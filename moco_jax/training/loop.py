@@ -1,6 +1,5 @@
 """The one loop, for every method: train, watch, save, resume."""
 
-import collections
 import contextlib
 import logging
 import os
@@ -26,6 +25,7 @@ from moco_jax.evals import make_watches
 from moco_jax.evals.classification import TITLES, describe_result
 from moco_jax.evals.evaluation import Context
 from moco_jax.identity import refuse_changes
+from moco_jax.report.origin import Compiled
 from moco_jax.training import health
 from moco_jax.training.context import make_context
 from moco_jax.training.description import describe
@@ -40,6 +40,7 @@ from moco_jax.training.experiment import (
 from moco_jax.training.features_once import with_features
 from moco_jax.training.first_state import first_state
 from moco_jax.training.health import CollapseWarning
+from moco_jax.training.interval import Interval
 from moco_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -141,9 +142,10 @@ def _loop(
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(train_batches(x, start))
         batch = batches.get()
-        step = _compile(x, state, batch)
+        step, compiled = _compile(x, state, batch)
+        page = reports.Ongoing(context, compiled)
         judge, warn = partial(health.judge, checkpoints, c.log.max_nonfinite), CollapseWarning()
-        interval = _Interval(batches, judge)
+        interval = Interval(batches, judge)
         stop = stack.enter_context(stop_requested(line))  # from here on there is what to save
         for position in range(start + 1, x.steps + 1):
             state, metrics = step(state, batch)
@@ -167,6 +169,9 @@ def _loop(
                     row = {"step": position, "epoch": position / x.steps_per_epoch} | row
                     report(row)
                     warn(row)
+            if due and not (last or stopping):
+                with interval.pause():
+                    page.write()
             every, ends = c.checkpoint.every_steps, last or stopping
             if ends or (every and position % every == 0) or checkpoints.failed():
                 with interval.pause():
@@ -208,72 +213,17 @@ def _saving_first(
         raise
 
 
-def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> Any:
-    """The compiled step; says how long it took and what it needs."""
+def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> tuple[Any, Compiled]:
+    """The compiled step, how long it took and what it needs; says so too."""
     begin = time.monotonic()
-    compiled = make_step(x).lower(state, batch).compile()
-    memory = compiled.memory_analysis()
+    step = make_step(x).lower(state, batch).compile()
+    memory, seconds = step.memory_analysis(), time.monotonic() - begin
+    found = Compiled(seconds, memory.temp_size_in_bytes, memory.argument_size_in_bytes)
     log.info(
         "Compiled the step in %.0f s: %.2f GB a device beside %.2f GB of state and batch",
-        time.monotonic() - begin,
-        memory.temp_size_in_bytes / 1e9,
-        memory.argument_size_in_bytes / 1e9,
-    )
-    return compiled
-
-
-class _Interval:
-    """The steps since the last row: their metrics, still on the device, and their time."""
-
-    def __init__(self, batches: Any, judge: Callable[[int, int], None]):
-        """Takes the batches, and what sees each step's position and steps skipped in a row."""
-        self._batches, self._judge = batches, judge
-        self._pending: collections.deque = collections.deque()
-        self._restart()
-
-    def _restart(self) -> None:
-        self._rows: list[dict[str, jax.Array]] = []
-        self._begin, self._paused = time.monotonic(), 0.0
-        self._waited = self._batches.wait_seconds
-
-    def busy(self) -> bool:
-        """Whether the device still computes the newest step."""
-        return bool(self._pending) and not self._pending[-1][1]["loss"].is_ready()
-
-    def add(self, metrics: dict[str, jax.Array], position: int) -> None:
-        """Takes a step's metrics; waits for the step two before, so the host stays near.
-
-        Raises:
-          TrainingDivergedError: that step was one of too many in a row that were not finite.
-        """
-        self._rows.append(metrics)
-        self._pending.append((position, metrics))
-        if len(self._pending) == 3:
-            at, old = self._pending.popleft()
-            self._judge(at, int(old["skipped_in_a_row"]))
-
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Leaves the time inside out of the interval."""
-        begin = time.monotonic()
-        yield
-        self._paused += time.monotonic() - begin
-
-    def row(self, batch_size: int) -> dict[str, float]:
-        """Means over the interval's finite steps, its rate and share of waiting; starts anew."""
-        values = jax.device_get(self._rows)
-        seconds = time.monotonic() - self._begin - self._paused
-        row = {}
-        for name in values[0]:
-            column = np.array([v[name] for v in values], np.float64)
-            finite = column[np.isfinite(column)]
-            row[name] = float(finite.mean()) if finite.size else float("nan")
-        for name in ("skipped", "skipped_in_a_row"):
-            row[name] = int(values[-1][name])
-        row["images_per_second"] = batch_size * len(values) / seconds
-        row["input_wait"] = (self._batches.wait_seconds - self._waited) / seconds
-        self._restart()
-        return row
+        found.seconds, found.temporary / 1e9, found.arguments / 1e9,
+    )  # fmt: skip
+    return step, found
 
 
 def summary(workdir: pathlib.Path) -> str:

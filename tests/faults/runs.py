@@ -15,7 +15,7 @@ from tests.tiny import write_config_file
 ROOT = pathlib.Path(__file__).parents[2]
 LAST = 20
 WAIT = 240  # seconds, on a machine that is busy with other things
-STEP, SAVE = "moco_jax.training.loop:_Interval.add", "moco_jax.checkpoint:Checkpoints.save"
+STEP, SAVE = "moco_jax.training.interval:Interval.add", "moco_jax.checkpoint:Checkpoints.save"
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))} | {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_backend_optimization_level=0",

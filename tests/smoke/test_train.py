@@ -45,14 +45,19 @@ def test_run_writes_all_metrics_and_a_checkpoint(method, source, tmp_path, caplo
     assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 0
     _, about = checkpoint.read(tmp_path / "run" / "checkpoints" / "20")
     assert len(about["config"]["data"]["mean"]) == 1, "found in the images"
-    knn = results.read(tmp_path / "run")
-    assert [r["settings"]["k"] for r in knn] == [5, 10, 20, 79], "all of the options, at most all"
+    everything = results.read(tmp_path / "run")
+    encoders = [r["settings"]["encoder"] for r in everything]
+    assert list(dict.fromkeys(encoders)) == ["raw pixels", "untrained", "step 20"]
+    knn = [r for r in everything if r["settings"]["encoder"] == "step 20"]
+    pairs = [(r["settings"]["k"], r["settings"]["temperature"]) for r in knn]
+    ks = (5, 10, 20, 79)  # all of the options, at most all images
+    assert pairs == [(k, t) for k in ks for t in (0.07, 0.02, 0.2)], "the watched one first"
     assert knn[0]["metrics"] == {"top1": rows[-1]["knn_top1"]}
     assert (knn[0]["examples"], knn[0]["settings"]["encoder"]) == (80, "step 20")
     assert bool(list((tmp_path / "run").glob("tensorboard/*"))) == (method == "v1")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "complete" in page
-    assert page.count("<img ") == 8 * 3 + 8 * 9, "views and neighbours"
+    assert page.count("<img ") == 8 * 3 + 10 * 17, "views and neighbours"
     assert 'id="map0"' in page
     assert not [r for r in caplog.records if "report" in r.getMessage() and r.levelname != "INFO"]
 

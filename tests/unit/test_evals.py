@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moco_jax import config, results
+from moco_jax import config, files, results
 from moco_jax.data import pipeline
 from moco_jax.data.source import ArraySource, Splits
 from moco_jax.errors import NotFiniteError
 from moco_jax.evals.extraction import extract, feature_batches
-from moco_jax.evals.knn_accuracy import KnnMonitor, evaluate, pairs_of, score
+from moco_jax.evals.knn_accuracy import CONFUSION, KnnMonitor, confuse, evaluate, pairs_of, score
 from moco_jax.mesh import make_mesh
 from moco_jax.ops.neighbours import Neighbours
 
@@ -40,7 +40,7 @@ def batches(source, limit=0):
 
 def knn_options(**overrides):
     options = config.default().knn
-    options.update(k=3, ks=(1, 5), **overrides)
+    options.update(k=3, ks=(1, 5), temperatures=(), **overrides)
     return options
 
 
@@ -99,6 +99,25 @@ def test_a_label_that_the_bank_lacks_is_never_right():
     assert only.top5 is None
 
 
+def test_the_confusion_has_the_right_ones_on_its_diagonal():
+    rng = np.random.default_rng(0)
+    found = Neighbours(
+        np.sort(rng.random((50, 6)).astype(np.float32))[:, ::-1], rng.integers(0, 30, (50, 6))
+    )
+    labels, truth = rng.integers(-1, 4, 30), rng.integers(0, 5, 50)
+    counts = confuse(found, labels, truth, 5, 0.1)
+    (only,) = score(found, labels, truth, [(5, 0.1)])
+    assert counts.sum(1).tolist() == np.bincount(truth, minlength=5).tolist()
+    assert np.trace(counts) / 50 == only.top1
+    for true, voted in ((0, 1), (3, 2)):
+        votes = np.zeros((50, 5))
+        for j in range(5):
+            known = labels[found.index[:, j]] >= 0
+            votes[known, labels[found.index[known, j]]] += np.exp(found.cosine[known, j] / 0.1)
+        assert counts[true, voted] == np.sum((truth == true) & (votes.argmax(1) == voted))
+    assert confuse(found, labels, np.full(50, 1000), 5, 0.1) is None, "of too many classes"
+
+
 def test_test_images_are_the_queries_where_they_have_labels():
     train = make_source(30)
     test = ArraySource("toy", train.images[:10], train.labels[:10])
@@ -134,15 +153,18 @@ def test_no_labels_is_an_error_of_the_evaluation_and_silences_the_monitor(caplog
 def test_the_monitor_keeps_its_last_measurement(tmp_path):
     data = Splits(make_source(50, classes=7), None)
     monitor = KnnMonitor(knn_options(), data, batches, make_mesh())
-    monitor.save(tmp_path, 0, 1)
+    monitor.save(tmp_path, "untrained", "backbone", 1)
     assert results.read(tmp_path) == []
     row = monitor.measure("knn_top1", encode)
-    monitor.save(tmp_path, 7, 1)
+    monitor.save(tmp_path, "step 7", "backbone", 1)
     saved = results.read(tmp_path)
     assert [r["settings"]["k"] for r in saved] == [3, 1, 5]
     assert saved[0]["metrics"]["top1"] == row["knn_top1"] < saved[0]["metrics"]["top5"] <= 1
     assert (saved[0]["seed"], saved[0]["settings"]["encoder"]) == (1, "step 7")
     assert (saved[0]["examples"], saved[0]["split"]) == (50, "toy, one left out")
+    monitor.save_confusion(tmp_path)
+    counts = files.read_arrays(tmp_path / CONFUSION)["counts"]
+    assert np.trace(counts) / 50 == row["knn_top1"]
 
 
 def test_a_diverged_network_does_not_end_the_run(tmp_path, caplog):
@@ -150,7 +172,7 @@ def test_a_diverged_network_does_not_end_the_run(tmp_path, caplog):
     row = monitor.measure("knn_top1", lambda batch: encode(batch) * jnp.nan)
     assert np.isnan(row["knn_top1"])
     assert "NaN" in caplog.text
-    monitor.save(tmp_path, 7, 1)
+    monitor.save(tmp_path, "step 7", "backbone", 1)
     assert results.read(tmp_path) == []
 
 

@@ -76,6 +76,7 @@ def full(tmp_path_factory):
     path = tmp_path_factory.mktemp("full") / "run<b>&"
     runs.write_run(path, rows, runs.pictures(), **{"optim.base_lr": 0.5, "data.source": runs.NASTY})
     runs.add_result(path)
+    runs.add_knn(path)
     return path
 
 
@@ -83,16 +84,20 @@ class TestPage:
     def test_refers_to_nothing_outside_itself(self, full):
         parser, _, text = parse(report.write(full))
         assert parser.addresses
-        assert all(address.startswith("data:") for address in parser.addresses)
+        inside = ("data:", "#")
+        assert all(address.startswith(inside) for address in parser.addresses)
+        links = {address[1:] for address in parser.addresses if address.startswith("#")}
+        assert links >= {"curves", "results", "maps", "recipe"}
+        assert links <= set(parser.ids), "the contents lead somewhere"
         text = re.sub(r"data:image/\w+;base64,[\w+/=]+", "", text)
-        assert not re.search(r"@import|fetch\(|XMLHttpRequest|url\((?!data:)|import\(|//\w", text)
+        assert not re.search(r"@import|fetch\(|XMLHttpRequest|url\((?!\))|import\(|//\w", text)
         assert "default-src 'none'" in text
 
     def test_names_stay_text(self, full):
         parser, figures, text = parse(report.write(full))
         assert parser.tags.count("script") == 3
         assert "b" in parser.tags, "the marks of right and wrong"
-        assert parser.tags.count("b") == 64
+        assert parser.tags.count("b") == 128
         assert "<script>alert" not in text
         shown = "".join(parser.text)
         assert runs.NASTY in shown
@@ -114,7 +119,7 @@ class TestPage:
 
     def test_all_pictures_are_there(self, full):
         parser, figures, _ = parse(report.write(full))
-        assert parser.tags.count("img") == 8 * 3 + 8 * 9
+        assert parser.tags.count("img") == 8 * 3 + 8 * 17
         names = [trace["name"] for trace in figures["map0"]["data"]]
         assert names[:2] == ["shirt", "boot"]
         assert sum(len(trace["x"]) for trace in figures["map0"]["data"]) == 200
@@ -124,8 +129,8 @@ class TestCurves:
     def test_hold_what_metrics_hold(self, full):
         rows, shown = metrics.read(full), traces(parse(report.write(full))[1])
         for label, column in {
-            "loss": "loss", "chance": "loss_chance", "features": "knn_top1", "last layer":
-            "grad_norm_last", "EMA coefficient": "ema", "waiting": "input_wait",
+            "loss": "loss", "features": "knn_top1", "last layer":
+            "grad_norm_last", "training": "images_per_second",
         }.items():  # fmt: skip
             there = [row for row in rows if column in row]
             assert shown[label]["y"] == [row[column] for row in there]
@@ -164,13 +169,17 @@ class TestCurves:
         assert keep == sorted(set(keep))
         assert curves.thin([1.0, None], 2) == [0, 1]
 
-    @pytest.mark.parametrize("count", [0, 1, 2])
+    @pytest.mark.parametrize("count", [0, 1, 2, 3])
     @pytest.mark.parametrize("labels", [True, False])
     def test_few_rows(self, tmp_path, count, labels):
+        """What has one value is a sentence."""
         rows = runs.rows(count, labels) if count else []
         path = runs.write_run(tmp_path / "run", rows, facts=False)
-        figures = parse(report.write(path))[1]
-        assert len(figures) == {0: 0, 1: labels, 2: 8 + labels}[count]
+        parser, figures, _ = parse(report.write(path))
+        assert len(figures) == {0: 0, 1: 0, 2: 0, 3: 6}[count]
+        shown = "".join(parser.text)
+        assert ("kNN accuracy, features: 50.0%" in shown) == (labels and count > 0)
+        assert ("EMA coefficient: 0.99" in shown) == (count > 1)
 
 
 class TestSeveralRuns:
@@ -189,7 +198,9 @@ class TestSeveralRuns:
                 if trace["mode"] != "markers":
                     number = 0 if trace["name"].startswith("a: ") else 1
                     assert trace["line"]["color"] == curves.COLOURS[number]
-        assert {"a: loss", "b: loss"} <= {trace["name"] for trace in figures["chart0"]["data"]}
+        names = [trace["name"] for trace in figures["chart0"]["data"]]
+        assert names == ["a: loss minus chance", "b: loss minus chance"]
+        assert figures["chart0"]["data"][0]["y"][0] == pytest.approx(6.0 - 5.5)
         table = text[text.index("Where the runs differ") :]
         table = table[: table.index("</table>")].replace("<wbr>", "")
         assert "optim.base_lr" in table
@@ -202,7 +213,7 @@ class TestSeveralRuns:
 
     def test_names_of_runs_are_text_to_plotly(self, two, full, tmp_path):
         _, figures, _ = parse(report.compare([full, two[0]], tmp_path / "out.html"))
-        assert "run&lt;b&gt;&amp;: loss" in traces(figures)
+        assert "run&lt;b&gt;&amp;: loss minus chance" in traces(figures)
 
     def test_what_is_no_run_is_named(self, two, tmp_path):
         (tmp_path / "empty").mkdir()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax.report import featuremap, page, pictures
+from moco_jax.report import datauri, featuremap, pictures, similar, thumbnails
 from moco_jax.training import experiment
 from moco_jax.training.context import make_context
 from tests.tiny import tiny_config, write_npz
@@ -20,15 +20,58 @@ class TestPictures:
     def test_nearest_are_the_most_similar_others(self):
         x = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
         x[7] = 3 * x[2]
-        found, cosine = pictures.nearest(x, np.array([2, 9]), 4)
+        found, cosine = similar.nearest(x, np.array([2, 9]), 4)
         unit = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1)[:, None]
         for row, query in enumerate((2, 9)):
             others = [i for i in np.argsort(-unit @ unit[query]) if i != query][:4]
             assert found[row].tolist() == others
         np.testing.assert_allclose(cosine[0, 0], 1, rtol=1e-6)
-        assert pictures.nearest(x[:3], np.array([0]), 8)[0].shape == (1, 2)
+        assert similar.nearest(x[:3], np.array([0]), 8)[0].shape == (1, 2)
         with pytest.raises(ValueError, match="only one image"):
-            pictures.nearest(x[:1], np.array([0]), 8)
+            similar.nearest(x[:1], np.array([0]), 8)
+
+    @pytest.mark.parametrize("n", [2, 9, 700])
+    def test_of_equally_similar_ones_the_first_come_first(self, n):
+        """As a stable sort of all cosines gives them."""
+        x = np.random.default_rng(1).integers(-1, 2, (n, 3)).astype(np.float32)
+        found, cosine = similar.nearest(x, np.arange(n), 8)
+        unit = similar.normalized(x)
+        every = unit @ unit.T
+        np.fill_diagonal(every, -np.inf)
+        expected = np.argsort(-every, 1, kind="stable")[:, : min(8, n - 1)]
+        np.testing.assert_allclose(cosine, np.take_along_axis(every, expected, 1), atol=1e-6)
+        exact = np.take_along_axis(every, found, 1)
+        np.testing.assert_allclose(exact, cosine, atol=1e-6)
+        assert all(len(set(row)) == len(row) for row in found.tolist())
+        same = np.isclose(cosine[:, 1:], cosine[:, :-1], rtol=0, atol=0)
+        assert (found[:, 1:] > found[:, :-1])[same].all()
+
+    @pytest.mark.parametrize(
+        ("labels", "count", "expected"),
+        [
+            ([2, 0, 1, 0, 2, 1], 3, [1, 2, 0]),
+            ([2, 0, 1, 0, 2, 1], 5, [1, 3, 2, 5, 0]),
+            ([-1, 0, -1, 0], 8, [1, 3]),
+            ([0, 1, 2, 3, 4, 5], 3, [0, 2, 4]),
+            ([-1] * 6, 3, [0, 2, 4]),
+        ],
+    )
+    def test_queries_are_of_each_class(self, labels, count, expected):
+        assert similar.queries(np.array(labels), count).tolist() == expected
+
+    def test_precision_is_the_share_of_the_own_class(self):
+        x = np.array([[1, 0], [1, 0.1], [0.9, 0], [0, 1], [0.1, 1]], np.float32)
+        labels = np.array([0, 0, 1, 1, -1])
+        found = similar.precision(x, labels, 2)
+        np.testing.assert_array_equal(found, [0.5, 0.5, 0, 0, np.nan])
+
+    @pytest.mark.parametrize("n", [1, 5, 2000])
+    def test_a_sheet_has_a_cell_for_each(self, n):
+        images = np.zeros((n, 8, 32, 3), np.uint8)
+        shown = Image.open(io.BytesIO(thumbnails.sheet(images).tobytes()))
+        columns = thumbnails.across(n)
+        assert shown.size == (32 * columns, 32 * -(-n // columns))
+        assert columns * shown.size[1] // 32 >= n
 
     def test_the_map_repeats_and_keeps_groups_together(self):
         rng = np.random.default_rng(0)
@@ -67,7 +110,18 @@ class TestPictures:
         assert found["class_names"].tolist() == ["a", "b"]
         even = found["queries"][:, 0, 0, 0] // 12 % 2 == 0
         np.testing.assert_array_equal(even, found["query_labels"] == 0)
-        assert found["neighbours"].shape == (8, 8, 16, 16, 3)
+        assert found["neighbours"].shape == (10, 8, 16, 16, 3)
+        assert found["place"] == str(tmp_path), "names are links to the files"
+        assert set(found["pixel_neighbour_names"].ravel().tolist()) <= set(files)
+        # A flat image has the same cosine to all others: a tie, in which the first come first.
+        assert found["precision"].shape == found["pixel_precision"].shape == (19,)
+        sheet = np.asarray(Image.open(io.BytesIO(found["map_sheet"].tobytes())))
+        assert sheet.shape == (4 * 32, 5 * 32, 3)
+        assert found["map_size"].tolist() == [16, 16]
+        for at, name in enumerate(found["map_names"].tolist()):
+            row, column = divmod(at, 5)
+            cell = sheet[32 * row :, 32 * column :][:16, :16]
+            np.testing.assert_allclose(cell, 12 * int(name[2:4]), atol=6)
         assert found["views"].shape == (8, 3, 16, 16, 3)
 
     def test_without_features_leave_the_views(self, tmp_path, caplog):
@@ -90,11 +144,11 @@ class TestPictures:
 
     def test_large_pictures_become_smaller_and_small_ones_stay_exact(self):
         image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-        kind, data = page.data_uri(image).split(",")
+        kind, data = datauri.data_uri(image).split(",")
         assert kind == "data:image/png;base64"
         np.testing.assert_array_equal(
             np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), image
         )
-        kind, data = page.data_uri(image.repeat(5, 0).repeat(5, 1)).split(",")
+        kind, data = datauri.data_uri(image.repeat(5, 0).repeat(5, 1)).split(",")
         assert kind == "data:image/jpeg;base64"
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (224, 224)
