@@ -41,6 +41,7 @@ def pictures(labels=True, size=28, images=200, names=("shirt", "boot", NASTY)):
     called = np.array([f"{i}{NASTY}.png" for i in range(images)])
     precision = {
         "precision_labels": label,
+        "precision_k": np.array(8),
         "precision": rng.random(images).astype(np.float32),
         "pixel_precision": rng.random(images).astype(np.float32),
     } if labels else {}  # fmt: skip

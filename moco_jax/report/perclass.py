@@ -44,6 +44,8 @@ class Classes(NamedTuple):
       lines: of the classes.
       total: how many there are.
       precision: mean over images, by features and by raw pixels; None: not measured.
+      k: neighbours that it counts.
+      among: images that they are of.
       names: of the rows and columns of the matrix.
       matrix: per cent of a class's images that were taken for each; [] of many classes.
     """
@@ -51,6 +53,8 @@ class Classes(NamedTuple):
     lines: list[ClassLine]
     total: int
     precision: tuple[float | None, float | None]
+    k: int
+    among: int
     names: list[str]
     matrix: list[list[int]]
 
@@ -71,6 +75,7 @@ def read(run: Run) -> Classes | None:
     small = counts is not None and len(counts) <= _MATRIX
     return Classes(
         lines if len(lines) <= _WORST else lines[:_WORST], len(lines), _precision(run, None),
+        int(run.pictures.get("precision_k", 0)), 0 if labels is None else len(labels),
         [class_name(names, i) for i in range(len(counts))] if small else [],
         _per_cent(counts) if small else [],
     )  # fmt: skip

@@ -126,7 +126,7 @@ def _precision(sample: Sample) -> Arrays:
     return {
         name: similar.precision(x, labels, NEIGHBOURS).astype(np.float32)
         for name, x in both.items()
-    } | {"precision_labels": labels}
+    } | {"precision_labels": labels, "precision_k": np.array(min(NEIGHBOURS, len(labels) - 1))}
 
 
 def _pixels(sample: Sample) -> np.ndarray:

@@ -89,7 +89,8 @@ def test_damaged_side_files_stop_nothing(home, undisturbed, tmp_path):
     (workdir / "metrics.jsonl").write_bytes(b"".join(rows))
     for name in ("results.json", "config.json", "report/run.json"):
         truncate(workdir / name)
-    (workdir / "report" / "pictures.npz").write_bytes(b"PK\3\4 no zip")
+    for name in ("report/pictures.npz", "knn_confusion.npz"):
+        (workdir / name).write_bytes(b"PK\3\4 no zip")
     text = complete(home, workdir)
     assert "Resuming at step 18 of 20" in text
     assert "metrics.jsonl was damaged and is now metrics.damaged-1.jsonl" in text

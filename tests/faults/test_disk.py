@@ -63,9 +63,10 @@ def test_a_full_disk_during_the_report_is_a_warning(home, undisturbed, disk):
         with filled(disk):
             text = run.go().end(0)
     assert f"No report.html: OSError: [Errno 28] {FULL}" in text
-    assert not (workdir / "report.html").exists()
+    before = (workdir / "report.html").read_text()
+    assert '<span class="badge unfinished">' in before, "that of the last evaluation is left"
     assert_ends_well(home, workdir, undisturbed)
-    assert (workdir / "report.html").exists()
+    assert '<span class="badge complete">' in (workdir / "report.html").read_text()
 
 
 def test_files_that_may_not_grow_end_with_75(home, undisturbed, tmp_path):
@@ -115,7 +116,8 @@ def test_checkpoints_that_turn_unwritable_end_at_once(home, undisturbed, disk, t
     ("place", "message"),
     [
         ("moco_jax.files:replace", "Writing {}/config.json failed"),
-        ("moco_jax.results:add#1", "Input/output error"),
+        ("moco_jax.results:add#1", "Input/output error"),  # before the first step
+        ("moco_jax.results:add#25", "Input/output error"),  # after the last: 12 votes of each floor
     ],
 )
 def test_a_side_file_that_cannot_be_written(place, message, home, undisturbed, tmp_path):

@@ -17,7 +17,7 @@ class TestClasses:
     def test_accuracy_what_it_is_taken_for_and_precision(self):
         labels = np.array([0, 0, 1, -1])
         found = perclass.read(self.run(
-            [[6, 3, 1], [0, 10, 0], [0, 0, 0]], precision_labels=labels,
+            [[6, 3, 1], [0, 10, 0], [0, 0, 0]], precision_labels=labels, precision_k=np.array(8),
             precision=np.array([0.5, 1, 0.25, np.nan]), pixel_precision=np.array([0, 0, 1, np.nan]),
         ))  # fmt: skip
         shirt, boot = found.lines
@@ -25,6 +25,7 @@ class TestClasses:
             "shirt", 10, 0.6, noise.wilson(0.6, 10), (("boot", 3), ("bag", 1)), (0.75, 0),
         )  # fmt: skip
         assert (boot.top1, boot.taken_for, boot.precision) == (1.0, (), (0.25, 1))
+        assert (found.k, found.among) == (8, 4)
         assert found.precision == pytest.approx((1.75 / 3, 1 / 3))
         assert found.names == ["shirt", "boot", "bag"]
         assert found.matrix == [[60, 30, 10], [0, 100, 0], [0, 0, 0]]
