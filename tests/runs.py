@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from moco_jax import config, files, results
-from moco_jax.evals.knn_accuracy import CONFUSION
+from moco_jax.evals import confusion
 from moco_jax.report import rundir, thumbnails
 
 NASTY = "<script>alert('x')</script> & </script>\"</b>%{x}"
@@ -101,7 +101,7 @@ def add_knn(path, classes=3, encoders=("raw pixels", "untrained", "step 110")):
                 )  # fmt: skip
     counts = np.random.default_rng(0).integers(0, 90, (classes, classes))
     names = np.array([f"class of {i} {NASTY}" for i in range(classes)])
-    files.replace(path / CONFUSION, files.as_npz({"counts": counts, "class_names": names}))
+    files.replace(path / confusion.FILE, files.as_npz({"counts": counts, "class_names": names}))
 
 
 def add_result(path):

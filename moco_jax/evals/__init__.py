@@ -1,11 +1,11 @@
 """The registry of evaluations, of which `config.evals.names` chooses: a new one is a line here."""
 
 from moco_jax.config import choose
-from moco_jax.evals import classification, knn_accuracy, unchanged, unlabelled
+from moco_jax.evals import classification, knn_monitor, unchanged, unlabelled
 from moco_jax.evals.evaluation import Context, Evaluation, Watch
 
 EVALUATIONS: dict[str, Evaluation] = {
-    "knn": knn_accuracy.KNN,
+    "knn": knn_monitor.KNN,
     "rank_me": unlabelled.RANK_ME,
     "alignment_uniformity": unlabelled.ALIGNMENT_UNIFORMITY,
     "backbone_std": unlabelled.BACKBONE_STD,

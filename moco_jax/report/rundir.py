@@ -17,8 +17,8 @@ from moco_jax import __version__, files, metrics, results
 from moco_jax.config import choose
 from moco_jax.data.source import data_facts, existing
 from moco_jax.errors import MissingError
+from moco_jax.evals import confusion
 from moco_jax.evals.evaluation import Context
-from moco_jax.evals.knn_accuracy import CONFUSION
 from moco_jax.report import origin
 from moco_jax.report.origin import Compiled
 
@@ -74,7 +74,7 @@ def _read(path: pathlib.Path, name: str) -> Run:
         results.read(path),
         _facts_of(path),
         files.read_arrays(path / _PICTURES),
-        files.read_arrays(path / CONFUSION),
+        files.read_arrays(path / confusion.FILE),
     )
 
 

@@ -10,7 +10,7 @@ from tests.faults.runs import LAST, SAVE, STEP, Run, complete, saved, steps
 
 pytestmark = pytest.mark.faults
 COMPILE = "moco_jax.training.loop:_compile"
-START, EVALUATE = "moco_jax.files:prepare_workdir", "moco_jax.evals.knn_accuracy:KnnMonitor.measure"
+START, EVALUATE = "moco_jax.files:prepare_workdir", "moco_jax.evals.knn_monitor:KnnMonitor.measure"
 PLACES = [(START, 1, ""), (COMPILE, 1, ""), (STEP, 4, "4"), (EVALUATE, 1, "10"), (SAVE, 2, None)]
 
 

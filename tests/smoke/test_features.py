@@ -17,7 +17,7 @@ from moco_jax import results
 from moco_jax.commands import features, knn
 from moco_jax.evals import featurefile
 from moco_jax.evals.extraction import extract
-from moco_jax.evals.knn_accuracy import KnnMonitor
+from moco_jax.evals.knn_monitor import KnnMonitor
 from moco_jax.training import experiment
 from tests.tiny import tiny_config, write_npz
 from tests.workdir import write_workdir

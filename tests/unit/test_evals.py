@@ -12,8 +12,10 @@ from moco_jax import config, files, results
 from moco_jax.data import pipeline
 from moco_jax.data.source import ArraySource, Splits
 from moco_jax.errors import NotFiniteError
+from moco_jax.evals import confusion
 from moco_jax.evals.extraction import extract, feature_batches
-from moco_jax.evals.knn_accuracy import CONFUSION, KnnMonitor, confuse, evaluate, pairs_of, score
+from moco_jax.evals.knn_accuracy import evaluate, pairs_of, score
+from moco_jax.evals.knn_monitor import KnnMonitor
 from moco_jax.mesh import make_mesh
 from moco_jax.ops.neighbours import Neighbours
 
@@ -105,7 +107,7 @@ def test_the_confusion_has_the_right_ones_on_its_diagonal():
         np.sort(rng.random((50, 6)).astype(np.float32))[:, ::-1], rng.integers(0, 30, (50, 6))
     )
     labels, truth = rng.integers(-1, 4, 30), rng.integers(0, 5, 50)
-    counts = confuse(found, labels, truth, 5, 0.1)
+    counts = confusion.confuse(found, labels, truth, 5, 0.1)
     (only,) = score(found, labels, truth, [(5, 0.1)])
     assert counts.sum(1).tolist() == np.bincount(truth, minlength=5).tolist()
     assert np.trace(counts) / 50 == only.top1
@@ -115,7 +117,9 @@ def test_the_confusion_has_the_right_ones_on_its_diagonal():
             known = labels[found.index[:, j]] >= 0
             votes[known, labels[found.index[known, j]]] += np.exp(found.cosine[known, j] / 0.1)
         assert counts[true, voted] == np.sum((truth == true) & (votes.argmax(1) == voted))
-    assert confuse(found, labels, np.full(50, 1000), 5, 0.1) is None, "of too many classes"
+    assert confusion.confuse(found, labels, np.full(50, 1000), 5, 0.1) is None, (
+        "of too many classes"
+    )
 
 
 def test_test_images_are_the_queries_where_they_have_labels():
@@ -163,7 +167,7 @@ def test_the_monitor_keeps_its_last_measurement(tmp_path):
     assert (saved[0]["seed"], saved[0]["settings"]["encoder"]) == (1, "step 7")
     assert (saved[0]["examples"], saved[0]["split"]) == (50, "toy, one left out")
     monitor.save_confusion(tmp_path)
-    counts = files.read_arrays(tmp_path / CONFUSION)["counts"]
+    counts = files.read_arrays(tmp_path / confusion.FILE)["counts"]
     assert np.trace(counts) / 50 == row["knn_top1"]
 
 

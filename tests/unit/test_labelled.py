@@ -10,7 +10,8 @@ from moco_jax import results
 from moco_jax.data import subset, tfds
 from moco_jax.data.source import NOTHING, Splits, open_source
 from moco_jax.errors import InputError
-from moco_jax.evals.knn_accuracy import KNN, KnnMonitor, evaluate
+from moco_jax.evals.knn_accuracy import evaluate
+from moco_jax.evals.knn_monitor import KNN, KnnMonitor
 from moco_jax.mesh import make_mesh
 from moco_jax.training import experiment
 from moco_jax.training.context import make_context
