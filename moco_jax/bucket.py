@@ -5,15 +5,17 @@ make a folder `gs:`. `fetched` gives such a file.
 """
 
 import contextlib
+import logging
 import os
 import pathlib
 import posixpath
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from moco_jax import places
+
+log = logging.getLogger(__name__)
 
 
 class BucketPath:
@@ -119,7 +121,7 @@ class BucketPath:
 
     def walk(self) -> list[str]:
         """The names of all objects inside, at any depth, as they continue this address."""
-        found = self._do("find", detail=False)
+        found = (name.strip("/") for name in self._do("find", detail=False))
         return sorted(name.removeprefix(f"{self._key}/") for name in found if name != self._key)
 
     def iterdir(self) -> Iterator["BucketPath"]:
@@ -147,6 +149,29 @@ class BucketPath:
             return getattr(places.filesystem(self._scheme), method)(self._key, *args, **options)
 
 
+class Growing:
+    """A file that grows: a bucket gets all of it anew at each `flush`."""
+
+    def __init__(self, path: BucketPath):
+        self._path, self._content = path, bytearray()
+
+    def write(self, content: bytes) -> int:
+        """Keeps bytes for the next `flush`; returns their number."""
+        self._content += content
+        return len(content)
+
+    def flush(self) -> None:
+        """Writes the object; where the bucket is away, the next one will."""
+        try:
+            self._path.write_bytes(bytes(self._content))
+        except places.BucketError as error:
+            log.warning("%s is written later: %s", self._path, error)
+
+    def close(self) -> None:
+        """Writes the object a last time."""
+        self.flush()
+
+
 Place = pathlib.Path | BucketPath
 
 
@@ -165,21 +190,25 @@ def place(option: str, path: str | os.PathLike | BucketPath) -> Place:
 
 
 @contextlib.contextmanager
-def fetched(
-    path: Place, retrying: Callable[[Callable[[], None]], None] = lambda get: get()
-) -> Iterator[pathlib.Path]:
+def fetched(path: Place) -> Iterator[pathlib.Path]:
     """Within the context, a file or folder of the machine with what lies at `path`.
 
-    Args:
-      path: one of the machine is given back as it is.
-      retrying: calls what fetches it, and may do so again.
+    That is `path` itself where it is not in a bucket.
     """
     if isinstance(path, pathlib.Path):
         yield path
         return
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="moco_jax-"))
-    try:
-        retrying(lambda: path.download(folder / path.name))
-        yield folder / path.name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="moco_jax-") as folder:
+        path.download(pathlib.Path(folder) / path.name)
+        yield pathlib.Path(folder) / path.name
+
+
+@contextlib.contextmanager
+def filled(path: Place) -> Iterator[pathlib.Path]:
+    """Within the context, a file of the machine to be written, which `path` then holds."""
+    if isinstance(path, pathlib.Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="moco_jax-") as folder:
+        yield pathlib.Path(folder) / path.name
+        path.upload(pathlib.Path(folder) / path.name)

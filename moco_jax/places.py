@@ -131,7 +131,8 @@ def translated(address: str) -> Iterator[None]:
         yes = isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS
         if not yes:
             raise
-        raise _kind(error)(errno.EREMOTEIO, _text(error), address) from error
+        kind = _kind(error)
+        raise kind(_NUMBER.get(kind, errno.EREMOTEIO), _text(error), address) from error
 
 
 _NUMBER = {

@@ -1,0 +1,61 @@
+"""Runs whose workdir is in a bucket: as in a file system, whatever happens to the server."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from moco_jax import checkpoint, metrics
+from moco_jax.bucket import fetched
+from moco_jax.checkpoint.bucketed import steps
+from tests.faults.runs import LAST, STEP, Run, saved
+
+pytestmark = pytest.mark.buckets
+BOARD = "--config.log.tensorboard=True"
+UPLOAD = "moco_jax.bucket:BucketPath.upload"
+PATIENT = json.dumps({"moco_jax.files:DELAYS": [1.0, 2.0, 4.0, 8.0, 16.0]})
+
+
+def start(home, workdir, bucket, *flags, **disturbance):
+    return Run(home, workdir, BOARD, *flags, variables=bucket.variables, **disturbance)
+
+
+def assert_equal(workdir, undisturbed):
+    """The last state to the bit, and the numbers of all steps."""
+    with fetched(workdir / "checkpoints" / str(LAST)) as step:
+        assert checkpoint.read(step)[1]["checksums"] == saved(undisturbed)
+    ours, theirs = ([(r["step"], r.get("loss")) for r in metrics.read(w)]
+                    for w in (workdir, undisturbed))  # fmt: skip
+    assert ours == theirs
+    names = {name.split("/")[0] for name in workdir.walk()}
+    assert {"report.html", "config.json", "tensorboard"} <= names
+    assert "running.json" not in names
+
+
+def test_killed_while_it_saves_and_resumed(home, bucket, undisturbed):
+    """In the middle of the second checkpoint, of which nothing counts."""
+    workdir = bucket.path("killed")
+    with start(home, workdir, bucket, gate=f"{UPLOAD}#14") as run:
+        run.at_gate().signal(signal.SIGKILL)
+    there = steps(workdir / "checkpoints")
+    with start(home, workdir, bucket) as run:
+        text = run.end(0)
+    assert there
+    assert f"Resuming at step {there[-1]} of {LAST}" in text
+    assert len(steps(workdir / "checkpoints")) == 3
+    assert_equal(workdir, undisturbed)
+
+
+@pytest.mark.parametrize("state", ["gone", "failing", "slow"])
+def test_twenty_seconds_without_the_server_are_survived(home, s3, undisturbed, state):
+    workdir = s3.path(state)
+    with start(home, workdir, s3, gate=f"{STEP}#8", set=PATIENT) as run:
+        run.at_gate()
+        s3.way.state = state
+        run.go()
+        time.sleep(20)
+        s3.way.state = "open"
+        text = run.end(0)
+    assert state == "slow" or "again in" in text
+    assert_equal(workdir, undisturbed)
