@@ -1,8 +1,9 @@
 """Checkpoints in a bucket: written by Orbax on this machine, then sent object by object.
 
-The folder of a step is as in a file system, with one object more, which is written last: a step
-without it is none. Orbax 0.12 itself knows gs:// but not s3://, and has a client of its own for
-each part of the work, each with its own variables and patience; so both go one way here.
+The folder of a step is as in a file system, so that it may be copied there or from there. As long
+as it is written or removed, it holds one object more: a step with it is none. Orbax 0.12 itself
+knows gs:// but not s3://, and has a client of its own for each part of the work, each with its own
+variables and patience; so both go one way here.
 """
 
 import pathlib
@@ -33,7 +34,7 @@ from moco_jax.checkpoint.sealed import seal
 from moco_jax.config import ConfigDict
 from moco_jax.errors import StorageError
 
-COMMIT = "commit_success.txt"  # as Orbax calls it
+UNFINISHED = "unfinished"  # the first object of a step that is written, the last to go
 
 
 def open_checkpoints(
@@ -46,8 +47,23 @@ def open_checkpoints(
 
 def steps(directory: BucketPath) -> list[int]:
     """The positions of the complete checkpoints in `workdir/checkpoints`, oldest first."""
-    found = [name.split("/") for name in directory.walk() if name.endswith(f"/{COMMIT}")]
-    return sorted(int(parts[0]) for parts in found if len(parts) == 2 and parts[0].isdigit())
+    complete, unfinished = _steps(directory)
+    return sorted(complete - unfinished)
+
+
+def _steps(directory: BucketPath) -> tuple[set[int], set[int]]:
+    """Positions of which there is something, and those of them that are not complete."""
+    found = [name.split("/") for name in directory.walk()]
+    found = [(int(first), rest) for first, *rest in found if first.isdigit()]
+    return {n for n, _ in found}, {n for n, rest in found if rest == [UNFINISHED]}
+
+
+def _clear(step: BucketPath) -> None:
+    """Removes all of a step but the mark that it is not complete."""
+    files.write(step / UNFINISHED, b"")
+    for name in step.walk():
+        if name != UNFINISHED:
+            (step / name).unlink(missing_ok=True)
 
 
 class BucketCheckpoints(Checkpoints):
@@ -120,10 +136,13 @@ class BucketCheckpoints(Checkpoints):
 
     def _remove_unfinished(self) -> None:
         """What a killed writer has left, for its room and its money."""
-        done = steps(self.directory)
-        for path in self.directory.iterdir():
-            if path.name.isdigit() and int(path.name) not in done:
-                path.rmtree()
+        for position in _steps(self.directory)[1]:
+            self._remove(position)
+
+    def _remove(self, position: int) -> None:
+        step = self.directory / str(position)
+        _clear(step)
+        (step / UNFINISHED).unlink(missing_ok=True)
 
     def _send(self, position: int, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         try:
@@ -142,20 +161,19 @@ class BucketCheckpoints(Checkpoints):
 
     def _upload(self, local: pathlib.Path) -> None:
         step = self.directory / local.name
-        self._retrying("preparing", step.rmtree)
+        self._retrying("preparing", lambda: _clear(step))
         for file in sorted(path for path in local.rglob("*") if path.is_file()):
             target = step / file.relative_to(local).as_posix()
             files.retrying(f"writing {target}", lambda: target.upload(file))  # noqa: B023
-        files.write(step / COMMIT, b"")
+        self._retrying("completing", lambda: (step / UNFINISHED).unlink(missing_ok=True))
 
     def _prune(self) -> None:
-        """Removes old checkpoints; what makes them complete goes first."""
+        """Removes old checkpoints."""
         there, every = steps(self.directory), self._options.keep_every_steps
         keep = set(there[-max(self._options.keep_last, 1) :])
         for position in there:
             if position not in keep and not (every and position % every == 0):
-                (self.directory / str(position) / COMMIT).unlink(missing_ok=True)
-                (self.directory / str(position)).rmtree()
+                self._remove(position)
 
 
 def _on_host(leaves: dict[str, jax.Array]) -> dict[str, np.ndarray]:

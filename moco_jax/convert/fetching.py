@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from moco_jax import bucket, files, metrics
 from moco_jax.bucket import BucketPath
-from moco_jax.checkpoint.bucketed import COMMIT, steps
+from moco_jax.checkpoint.bucketed import UNFINISHED, steps
 from moco_jax.convert.formats.ours import IMPORTED
 from moco_jax.errors import CheckpointError, MissingError
 
@@ -52,8 +52,8 @@ def _fetch(source: BucketPath, folder: pathlib.Path) -> pathlib.Path:
 
 def _step(step: BucketPath, workdir: pathlib.Path) -> pathlib.Path:
     """One step, and what lies beside the checkpoints and belongs to it."""
-    if not (step / COMMIT).exists():
-        raise CheckpointError(f"{step} is not complete: there is no {COMMIT}")
+    if (step / UNFINISHED).exists():
+        raise CheckpointError(f"{step} is not complete: it was being written or removed")
     target = workdir / "checkpoints" / step.name
     step.download(target)
     for name in (metrics.FILE, IMPORTED):

@@ -9,7 +9,7 @@ import pytest
 from moco_jax import checkpoint, metrics
 from moco_jax.bucket import fetched
 from moco_jax.checkpoint.bucketed import steps
-from tests.faults.runs import LAST, STEP, Run, saved
+from tests.faults.runs import LAST, STEP, Run, saved, two
 
 pytestmark = pytest.mark.buckets
 BOARD = "--config.log.tensorboard=True"
@@ -59,3 +59,33 @@ def test_twenty_seconds_without_the_server_are_survived(home, s3, undisturbed, s
         text = run.end(0)
     assert state == "slow" or "again in" in text
     assert_equal(workdir, undisturbed)
+
+
+def test_a_server_that_stays_away_ends_the_run_with_75_and_nothing_is_lost(home, s3, undisturbed):
+    workdir = s3.path("left")
+    with start(home, workdir, s3, gate=f"{STEP}#8") as run:
+        run.at_gate()
+        s3.way.state = "gone"
+        text = run.go().end(75)
+    s3.way.state = "open"
+    assert "ERROR: Writing s3://bucket/left/" in text or "ERROR: Reading s3://bucket/left/" in text
+    assert "Could not connect to the endpoint URL" in text
+    there = steps(workdir / "checkpoints")
+    assert there
+    with start(home, workdir, s3) as run:
+        assert f"Resuming at step {there[-1]} of {LAST}" in run.end(0)
+    assert_equal(workdir, undisturbed)
+
+
+def test_two_processes_share_it(home, s3):
+    """With arrays that lie on both; the first one is killed while it saves."""
+    split = "--config.mesh.fsdp=2"
+    with two(home, home / "pair", BOARD, split) as (zero, one, _):
+        zero.end(0), one.end(0)
+    workdir, both = s3.path("pair"), {"variables": s3.variables}
+    with two(home, workdir, BOARD, split, **both, first={"gate": f"{UPLOAD}#14"}) as (zero, one, _):
+        zero.at_gate().signal(signal.SIGKILL)
+        one.end(75)
+    with two(home, workdir, BOARD, split, **both) as (zero, one, _):
+        zero.end(0), one.end(0)
+    assert_equal(workdir, home / "pair")

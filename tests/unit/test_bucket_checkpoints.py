@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moco_jax import config
-from moco_jax.checkpoint.bucketed import COMMIT, BucketCheckpoints, open_checkpoints, steps
+from moco_jax.checkpoint.bucketed import UNFINISHED, BucketCheckpoints, open_checkpoints, steps
 from moco_jax.cluster import lock
 from moco_jax.convert import fetching
 from moco_jax.errors import CheckpointError, InputError, MissingError, StorageError
@@ -40,6 +40,17 @@ class TestCheckpoints:
             assert kept.newest_config() == CONFIG
             assert_equal(kept.restore(make_state(0.0)), expected)
 
+    def test_those_of_a_file_system_may_be_copied_there_and_back(self, workdir, tmp_path):
+        for place in (tmp_path, workdir, tmp_path / "back"):
+            with store(place) as kept:
+                if place == tmp_path:
+                    kept.save(1, make_state(1.0), CONFIG, wait=True)
+                assert_equal(kept.restore(make_state(0.0)), make_state(1.0))
+            if place == tmp_path:
+                for file in (p for p in (place / "checkpoints").rglob("*") if p.is_file()):
+                    (workdir / file.relative_to(place).as_posix()).upload(file)
+            (workdir / "checkpoints").download(tmp_path / "back" / "checkpoints")
+
     def test_keeps_the_newest_and_some(self, workdir):
         with store(workdir, keep_last=2, keep_every_steps=3) as kept:
             for position in range(1, 7):
@@ -52,7 +63,7 @@ class TestCheckpoints:
         with store(workdir) as kept:
             for position in (1, 2):
                 kept.save(position, make_state(float(position)), CONFIG, wait=True)
-        (workdir / "checkpoints/2" / COMMIT).unlink()
+        (workdir / "checkpoints/2" / UNFINISHED).write_bytes(b"")
         assert steps(workdir / "checkpoints") == [1]
         with store(workdir) as kept:
             assert_equal(kept.restore(make_state(0.0)), make_state(1.0))
@@ -101,7 +112,7 @@ class TestCheckpoints:
             step = here / "checkpoints/2" if not what else here
             assert {p.name for p in step.iterdir()} >= {"state", "meta"}
             assert not (step.parent / "1").exists()
-        (workdir / "checkpoints/2" / COMMIT).unlink()
+        (workdir / "checkpoints/2" / UNFINISHED).write_bytes(b"")
         if what:
             with pytest.raises(CheckpointError, match="2 is not complete"):
                 fetching.fetched(f"{workdir}{what}").__enter__()
