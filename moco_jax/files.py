@@ -7,6 +7,7 @@ days; a side file that is damaged never stands between a run and its checkpoint.
 import contextlib
 import errno
 import io
+import itertools
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from moco_jax.places import BucketError
 log = logging.getLogger(__name__)
 
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between attempts
-BUCKET_SECONDS = 120.0  # after which a bucket, whose library waits as well, is not tried again
+BUCKET_SECONDS = 120.0  # for which a bucket is tried at least
 # What a disk, a file server or a full machine gives, and no mistake in a name or a permission.
 TROUBLE = frozenset({
     errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN,
@@ -78,22 +79,22 @@ def retrying(
       StorageError: every attempt failed; it names what and why.
     """
     begin = time.monotonic()
-    for times, delay in enumerate((*DELAYS, None), 1):
+    for times in itertools.count(1):
         try:
             return action()
         except Exception as error:
             if isinstance(error, WrongInputError | StorageError) or not again(error):
                 raise
             seconds = max(time.monotonic() - begin, sum(DELAYS[: times - 1]))
-            late = isinstance(error, BucketError) and seconds > BUCKET_SECONDS
-            if delay is None or late:
+            patient = isinstance(error, BucketError) and seconds < BUCKET_SECONDS
+            if times > len(DELAYS) and not patient:
                 raise StorageError(
                     f"{what[0].upper()}{what[1:]} failed {times} times in {seconds:.0f} s, "
                     f"last with {cause(error)}; the same command resumes."
                 ) from error
+            delay = DELAYS[min(times, len(DELAYS)) - 1]
             log.warning("%s failed (%s); again in %.0f s", what, cause(error), delay)
         time.sleep(delay)
-    raise AssertionError
 
 
 def replace(path: Place, content: str | bytes) -> None:

@@ -32,12 +32,12 @@ class BucketError(OSError):
 
 def _gs() -> Any:
     with extra("gcs", "gs://"):
-        import aiohttp
-        from gcsfs.core import GCSFileSystem  # fsspec's own choice asks another server as well
+        from aiohttp import ClientTimeout
+        from gcsfs import core  # fsspec's own choice of a class asks another server as well
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # a traceback for each attempt
-    return GCSFileSystem(
+    return core.GCSFileSystem(
         token="anon" if os.environ.get("STORAGE_EMULATOR_HOST") else None,
-        requests_timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT, sock_read=_ANSWER),
+        requests_timeout=ClientTimeout(sock_connect=_CONNECT, sock_read=_ANSWER),
         use_listings_cache=False,
     )
 

@@ -15,6 +15,7 @@ def empty_bucket(monkeypatch):
     memory.store.clear()
     monkeypatch.setitem(places.SCHEMES, "memory", lambda: memory)
     monkeypatch.setattr(files, "DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(files, "BUCKET_SECONDS", 0.0)
     monkeypatch.setattr(lock, "_SETTLE", 0.0)
     return BucketPath("memory://bucket/run")
 

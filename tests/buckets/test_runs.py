@@ -14,7 +14,7 @@ from tests.faults.runs import LAST, STEP, Run, saved, two
 pytestmark = pytest.mark.buckets
 BOARD = "--config.log.tensorboard=True"
 UPLOAD = "moco_jax.bucket:BucketPath.upload"
-PATIENT = json.dumps({"moco_jax.files:DELAYS": [1.0, 2.0, 4.0, 8.0, 16.0]})
+PATIENT = json.dumps({"moco_jax.files:BUCKET_SECONDS": 120.0})
 
 
 def start(home, workdir, bucket, *flags, **disturbance):
