@@ -66,6 +66,11 @@ def _clear(step: BucketPath) -> None:
             (step / name).unlink(missing_ok=True)
 
 
+def _complete(step: BucketPath) -> None:
+    """From here on the step counts, or there is nothing left of it."""
+    (step / UNFINISHED).unlink(missing_ok=True)
+
+
 class BucketCheckpoints(Checkpoints):
     """As `Checkpoints`; process 0 writes, from the memory of its machine, in a thread.
 
@@ -142,7 +147,7 @@ class BucketCheckpoints(Checkpoints):
     def _remove(self, position: int) -> None:
         step = self.directory / str(position)
         _clear(step)
-        (step / UNFINISHED).unlink(missing_ok=True)
+        _complete(step)
 
     def _send(self, position: int, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         try:
@@ -165,7 +170,7 @@ class BucketCheckpoints(Checkpoints):
         for file in sorted(path for path in local.rglob("*") if path.is_file()):
             target = step / file.relative_to(local).as_posix()
             files.retrying(f"writing {target}", lambda: target.upload(file))  # noqa: B023
-        self._retrying("completing", lambda: (step / UNFINISHED).unlink(missing_ok=True))
+        self._retrying("completing", lambda: _complete(step))
 
     def _prune(self) -> None:
         """Removes old checkpoints."""

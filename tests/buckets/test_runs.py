@@ -13,7 +13,8 @@ from tests.faults.runs import LAST, STEP, Run, saved, two
 
 pytestmark = pytest.mark.buckets
 BOARD = "--config.log.tensorboard=True"
-UPLOAD = "moco_jax.bucket:BucketPath.upload"
+# The second checkpoint has been sent, and does not count yet.
+SENT = "moco_jax.checkpoint.bucketed:_complete#2"
 PATIENT = json.dumps({"moco_jax.files:BUCKET_SECONDS": 120.0})
 
 
@@ -34,15 +35,15 @@ def assert_equal(workdir, undisturbed):
 
 
 def test_killed_while_it_saves_and_resumed(home, bucket, undisturbed):
-    """In the middle of the second checkpoint, of which nothing counts."""
     workdir = bucket.path("killed")
-    with start(home, workdir, bucket, gate=f"{UPLOAD}#14") as run:
+    with start(home, workdir, bucket, gate=SENT) as run:
         run.at_gate().signal(signal.SIGKILL)
     there = steps(workdir / "checkpoints")
+    assert (workdir / "checkpoints/6/unfinished").exists()
     with start(home, workdir, bucket) as run:
         text = run.end(0)
-    assert there
-    assert f"Resuming at step {there[-1]} of {LAST}" in text
+    assert there == [3]
+    assert f"Resuming at step 3 of {LAST}" in text
     assert len(steps(workdir / "checkpoints")) == 3
     assert_equal(workdir, undisturbed)
 
@@ -83,7 +84,7 @@ def test_two_processes_share_it(home, s3):
     with two(home, home / "pair", BOARD, split) as (zero, one, _):
         zero.end(0), one.end(0)
     workdir, both = s3.path("pair"), {"variables": s3.variables}
-    with two(home, workdir, BOARD, split, **both, first={"gate": f"{UPLOAD}#14"}) as (zero, one, _):
+    with two(home, workdir, BOARD, split, **both, first={"gate": SENT}) as (zero, one, _):
         zero.at_gate().signal(signal.SIGKILL)
         one.end(75)
     with two(home, workdir, BOARD, split, **both) as (zero, one, _):
