@@ -134,11 +134,7 @@ def append(path: Place, text: str) -> None:
       StorageError: it still fails after some time.
     """
     if isinstance(path, BucketPath):
-        try:
-            before = read(path)
-        except FileNotFoundError:
-            before = b""
-        return write(path, before + text.encode())
+        return write(path, read(path, missing=b"") + text.encode())
 
     def attempt() -> None:
         with path.open("ab") as f:
@@ -153,15 +149,24 @@ def append(path: Place, text: str) -> None:
     retrying(f"writing {path}", attempt)
 
 
-def read(path: Place) -> bytes:
+def read(path: Place, missing: bytes | None = None) -> bytes:
     """What a file holds; the reading of a bucket is tried again while it fails.
+
+    Args:
+      path: of the file.
+      missing: what is given where there is none; None: a FileNotFoundError.
 
     Raises:
       OSError: a StorageError where a bucket still fails after some time.
     """
-    if isinstance(path, BucketPath):
-        return retrying(f"reading {path}", path.read_bytes, is_trouble)
-    return path.read_bytes()
+    try:
+        if isinstance(path, BucketPath):
+            return retrying(f"reading {path}", path.read_bytes, is_trouble)
+        return path.read_bytes()
+    except FileNotFoundError:
+        if missing is None:
+            raise
+        return missing
 
 
 def read_json(path: Place, kind: type[T], check: Callable[[Any], bool] = bool) -> T:

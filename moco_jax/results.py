@@ -57,7 +57,7 @@ def add(
     same = ("evaluation", "settings", "seed", "split")
     path = place("workdir", workdir) / FILE
     before = read(workdir)
-    if not before and path.exists() and files.read(path).strip() not in (b"", b"[]"):
+    if not before and files.read(path, missing=b"").strip() not in (b"", b"[]"):
         files.set_aside(path)
     others = [r for r in before if any(r[key] != record[key] for key in same)]
     files.write(path, json.dumps([*others, record], indent=2) + "\n")
