@@ -123,10 +123,11 @@ def translated(address: str) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, FileExistsError, PermissionError, InputError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise type(error)(error.errno or _NUMBER[type(error)], str(error), address) from error
+    except InputError:
+        raise
+    except tuple(_NUMBER) as error:
+        kind = next(kind for kind in _NUMBER if isinstance(error, kind))
+        raise kind(_NUMBER[kind], error.strerror or str(error), address) from error
     except Exception as error:
         yes = isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS
         if not yes:
