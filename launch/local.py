@@ -51,12 +51,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def workdir_of(arguments: Sequence[str]) -> pathlib.Path | None:
+def workdir_of(arguments: Sequence[str]) -> str | None:
     """The value of --workdir."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, _, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "workdir":
-            return pathlib.Path(value or following).expanduser()
+            return value or following
     return None
 
 
@@ -72,10 +72,17 @@ def free_port() -> int:
                 return port
 
 
-def newest_checkpoint(workdir: pathlib.Path) -> int:
-    """The last step that was saved; -1 where there is none."""
-    steps = [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()]
-    return max(steps, default=-1)
+def newest_checkpoint(workdir: str) -> int:
+    """The last step that was saved; -1 where there is none, or a bucket does not tell."""
+    if "://" in workdir:
+        from moco_jax.bucket import BucketPath
+        from moco_jax.checkpoint.bucketed import steps as steps_of
+
+        with contextlib.suppress(OSError):
+            return max(steps_of(BucketPath(workdir) / "checkpoints"), default=-1)
+        return -1
+    folder = pathlib.Path(workdir).expanduser() / "checkpoints"
+    return max((int(p.name) for p in folder.glob("*") if p.name.isdigit()), default=-1)
 
 
 def start(options: argparse.Namespace) -> list[subprocess.Popen]:

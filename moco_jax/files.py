@@ -7,11 +7,13 @@ days; a side file that is damaged never stands between a run and its checkpoint.
 import contextlib
 import errno
 import io
+import itertools
 import json
 import logging
 import os
 import pathlib
 import re
+import secrets
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,12 +21,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from moco_jax import places
+from moco_jax import bucket
+from moco_jax.bucket import BucketPath, Place
 from moco_jax.errors import InputError, StorageError, WrongInputError
+from moco_jax.places import BucketError
 
 log = logging.getLogger(__name__)
 
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between attempts
+BUCKET_SECONDS = 120.0  # for which a bucket is tried at least
 # What a disk, a file server or a full machine gives, and no mistake in a name or a permission.
 TROUBLE = frozenset({
     errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN,
@@ -73,29 +78,34 @@ def retrying(
     Raises:
       StorageError: every attempt failed; it names what and why.
     """
-    for delay in (*DELAYS, None):
+    begin = time.monotonic()
+    for times in itertools.count(1):
         try:
             return action()
         except Exception as error:
             if isinstance(error, WrongInputError | StorageError) or not again(error):
                 raise
-            if delay is None:
+            seconds = max(time.monotonic() - begin, sum(DELAYS[: times - 1]))
+            patient = isinstance(error, BucketError) and seconds < BUCKET_SECONDS
+            if times > len(DELAYS) and not patient:
                 raise StorageError(
-                    f"{what[0].upper()}{what[1:]} failed {len(DELAYS) + 1} times in "
-                    f"{sum(DELAYS):.0f} s, last with {cause(error)}; the same command resumes."
+                    f"{what[0].upper()}{what[1:]} failed {times} times in {seconds:.0f} s, "
+                    f"last with {cause(error)}; the same command resumes."
                 ) from error
+            delay = DELAYS[min(times, len(DELAYS)) - 1]
             log.warning("%s failed (%s); again in %.0f s", what, cause(error), delay)
         time.sleep(delay)
-    raise AssertionError
 
 
-def replace(path: pathlib.Path, content: str | bytes) -> None:
+def replace(path: Place, content: str | bytes) -> None:
     """Writes a whole file under its name or, when that fails, leaves the one before.
 
     Raises:
       OSError: it fails.
     """
     content = content.encode() if isinstance(content, str) else content
+    if isinstance(path, BucketPath):
+        return path.write_bytes(content)
     part = path.with_name(f"{path.name}.part")
     try:
         part.write_bytes(content)
@@ -106,7 +116,7 @@ def replace(path: pathlib.Path, content: str | bytes) -> None:
         raise
 
 
-def write(path: pathlib.Path, content: str | bytes) -> None:
+def write(path: Place, content: str | bytes) -> None:
     """As `replace`, tried again while the machine fails.
 
     Raises:
@@ -115,7 +125,51 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
     retrying(f"writing {path}", lambda: replace(path, content))
 
 
-def read_json(path: pathlib.Path, kind: type[T], check: Callable[[Any], bool] = bool) -> T:
+def append(path: Place, text: str) -> None:
+    """Appends lines, all of them or, when that fails for long, none.
+
+    A bucket knows no appending: there the whole object is written anew.
+
+    Raises:
+      StorageError: it still fails after some time.
+    """
+    if isinstance(path, BucketPath):
+        return write(path, read(path, missing=b"") + text.encode())
+
+    def attempt() -> None:
+        with path.open("ab") as f:
+            size = f.tell()
+            try:
+                f.write(text.encode())
+                f.flush()
+            except OSError:
+                f.truncate(size)  # not half a line
+                raise
+
+    retrying(f"writing {path}", attempt)
+
+
+def read(path: Place, missing: bytes | None = None) -> bytes:
+    """What a file holds; the reading of a bucket is tried again while it fails.
+
+    Args:
+      path: of the file.
+      missing: what is given where there is none; None: a FileNotFoundError.
+
+    Raises:
+      OSError: a StorageError where a bucket still fails after some time.
+    """
+    try:
+        if isinstance(path, BucketPath):
+            return retrying(f"reading {path}", path.read_bytes, is_trouble)
+        return path.read_bytes()
+    except FileNotFoundError:
+        if missing is None:
+            raise
+        return missing
+
+
+def read_json(path: Place, kind: type[T], check: Callable[[Any], bool] = bool) -> T:
     """What a side file holds; an empty `kind` where there is none or, with a warning, damage.
 
     Args:
@@ -124,28 +178,36 @@ def read_json(path: pathlib.Path, kind: type[T], check: Callable[[Any], bool] = 
       check: of the content; False means damage.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read(path))
         if isinstance(content, kind) and (not content or check(content)):
             return content
         problem = f"it holds no {kind.__name__} as it should"
     except FileNotFoundError:
         return kind()
+    except StorageError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         problem = str(error).splitlines()[0]
     log.warning("%s is damaged and left out: %s", path, problem)
     return kind()
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Place) -> dict[str, np.ndarray]:
     """The arrays of an npz by name; {} where there is none or, with a warning, damage."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(_loadable(path), allow_pickle=False) as arrays:
             return dict(arrays)
     except FileNotFoundError:
         return {}
+    except StorageError:
+        raise
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds
         log.warning("%s is damaged and left out: %s", path, error)
         return {}
+
+
+def _loadable(path: Place) -> pathlib.Path | io.BytesIO:
+    return io.BytesIO(read(path)) if isinstance(path, BucketPath) else path
 
 
 def as_npz(arrays: dict[str, np.ndarray], compressed: bool = False) -> bytes:
@@ -155,7 +217,7 @@ def as_npz(arrays: dict[str, np.ndarray], compressed: bool = False) -> bytes:
     return content.getvalue()
 
 
-def set_aside(path: pathlib.Path) -> pathlib.Path:
+def set_aside(path: Place) -> Place:
     """Renames a damaged file to a free name, never deletes it; returns the new path."""
     number, stem = 1, f"{path.stem}.damaged"
     while (aside := path.with_name(f"{stem}-{number}{path.suffix}")).exists():
@@ -165,21 +227,21 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
     return aside
 
 
-def workdir_path(workdir: str | os.PathLike) -> pathlib.Path:
-    """The absolute path of a working directory; ~ is the home.
+def workdir_path(workdir: str | os.PathLike | BucketPath) -> Place:
+    """The absolute path of a working directory, or its address; ~ is the home.
 
     Raises:
-      InputError: it is empty, or the home is not known.
+      InputError: it is empty or an address of an unknown kind, or the home is not known.
     """
     if not str(workdir).strip():
         raise InputError("workdir='': expected a directory, e.g. --workdir=runs/demo")
     try:
-        return places.local("workdir", os.path.expanduser(workdir))
+        return bucket.place("workdir", workdir)
     except RuntimeError as error:
         raise InputError(f"workdir={str(workdir)!r}: {error}") from error
 
 
-def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
+def prepare_workdir(workdir: str | os.PathLike | BucketPath) -> Place:
     """Makes the working directory; its path.
 
     Raises:
@@ -189,6 +251,10 @@ def prepare_workdir(workdir: str | os.PathLike) -> pathlib.Path:
     path = workdir_path(workdir)
 
     def attempt() -> None:
+        if isinstance(path, BucketPath):
+            probe = path / f".probe-{secrets.token_hex(8)}"
+            probe.write_bytes(b"")
+            return probe.unlink()
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):  # a name of its own: other processes try too
             pass

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import pathlib
 import shutil
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from moco_jax import files
+from moco_jax.bucket import BucketPath, Place, place
 from moco_jax.extras import extra
 from moco_jax.tensorboard import Board
 
@@ -40,21 +40,21 @@ _MEASURED = {
 }
 
 
-def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+def read(workdir: str | os.PathLike | BucketPath) -> list[dict[str, Any]]:
     """The rows of `workdir/metrics.jsonl`; what is damaged is left out.
 
     A last line cut short by a kill is nothing special; other damage is said.
     """
-    path = pathlib.Path(workdir) / FILE
+    path = place("workdir", workdir) / FILE
     rows, damaged = _parse(path)
     if damaged:
         log.warning("%s: %d damaged lines are left out", path, damaged)
     return rows
 
 
-def _parse(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
+def _parse(path: Place) -> tuple[list[dict[str, Any]], int]:
     """Rows, and the number of complete lines that are none."""
-    lines = path.read_bytes().split(b"\n")
+    lines = files.read(path).split(b"\n")
     rows = [_row(line) for line in lines]
     damaged = sum(row is None and bool(line) for row, line in zip(rows[:-1], lines))
     return [row for row in rows if row is not None], damaged
@@ -68,12 +68,12 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def _rewind(path: pathlib.Path, position: int) -> None:
+def _rewind(path: Place, position: int) -> None:
     """Moves rows past `position`, which will be written again, to a file of their own.
 
     A damaged file is kept beside the one with what can be read of it.
     """
-    if not path.exists():
+    if not files.retrying(f"reading {path}", path.exists, files.is_trouble):
         return
     rows, damaged = files.retrying(f"reading {path}", lambda: _parse(path))
     if damaged:
@@ -81,46 +81,26 @@ def _rewind(path: pathlib.Path, position: int) -> None:
     keep = [row for row in rows if row["step"] <= position and position > 0]
     if gone := [row for row in rows if row not in keep]:
         superseded = path.with_name("metrics.superseded.jsonl")
-        _append(superseded, "".join(json.dumps(row) + "\n" for row in gone))
+        files.append(superseded, "".join(json.dumps(row) + "\n" for row in gone))
     files.write(path, "".join(json.dumps(row) + "\n" for row in keep))
-
-
-def _append(path: pathlib.Path, text: str) -> None:
-    """Appends lines, all of them or, when that fails for long, none.
-
-    Raises:
-      StorageError: it still fails after some time.
-    """
-
-    def attempt() -> None:
-        with path.open("ab") as f:
-            size = f.tell()
-            try:
-                f.write(text.encode())
-                f.flush()
-            except OSError:
-                f.truncate(size)  # not half a line
-                raise
-
-    files.retrying(f"writing {path}", attempt)
 
 
 class Writer:
     """Appends rows to metrics.jsonl and TensorBoard; not-finite numbers become null."""
 
-    def __init__(self, workdir: pathlib.Path, position: int, tensorboard: bool):
+    def __init__(self, workdir: Place, position: int, tensorboard: bool):
         """Begins after `position`.
 
         Raises:
           InputError: the library for TensorBoard's files is not installed.
           StorageError: metrics.jsonl cannot be written. What fails for TensorBoard is only said.
         """
-        self._path = pathlib.Path(workdir) / FILE
+        self._path = place("workdir", workdir) / FILE
         _rewind(self._path, position)
         self._board: Board | None = None
         if tensorboard:
             with extra("tensorboard", "log.tensorboard"), self._without_board():
-                self._board = Board(pathlib.Path(workdir) / "tensorboard", position)
+                self._board = Board(self._path.parent / "tensorboard", position)
 
     def write(self, row: dict[str, Any]) -> None:
         """Writes one row; it has a key 'step'.
@@ -131,7 +111,7 @@ class Writer:
         clean = {
             k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
         }
-        _append(self._path, json.dumps(clean) + "\n")
+        files.append(self._path, json.dumps(clean) + "\n")
         if self._board:
             scalars = {k: v for k, v in clean.items() if isinstance(v, int | float) and k != "step"}
             with self._without_board():
@@ -188,7 +168,7 @@ class Progress:
 
 @contextlib.contextmanager
 def reporter(
-    workdir: pathlib.Path, position: int, total: int, tensorboard: bool, writing: bool
+    workdir: Place, position: int, total: int, tensorboard: bool, writing: bool
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Within the context, gives the function that a row of metrics goes to.
 

@@ -3,10 +3,10 @@
 import datetime
 import json
 import os
-import pathlib
 from typing import Any
 
 from moco_jax import files
+from moco_jax.bucket import BucketPath, place
 
 FILE = "results.json"
 _KEYS = {
@@ -16,7 +16,7 @@ _KEYS = {
 
 
 def add(
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike | BucketPath,
     evaluation: str,
     *,
     protocol: str,
@@ -55,21 +55,21 @@ def add(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     same = ("evaluation", "settings", "seed", "split")
-    path = pathlib.Path(workdir) / FILE
+    path = place("workdir", workdir) / FILE
     before = read(workdir)
-    if not before and path.exists() and path.stat().st_size and path.read_bytes().strip() != b"[]":
+    if not before and files.read(path, missing=b"").strip() not in (b"", b"[]"):
         files.set_aside(path)
     others = [r for r in before if any(r[key] != record[key] for key in same)]
     files.write(path, json.dumps([*others, record], indent=2) + "\n")
     return record
 
 
-def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+def read(workdir: str | os.PathLike | BucketPath) -> list[dict[str, Any]]:
     """The records of `workdir/results.json`, oldest first; none where there is no such file.
 
     None, with a warning, where it is damaged.
     """
-    return files.read_json(pathlib.Path(workdir) / FILE, list, _are_records)
+    return files.read_json(place("workdir", workdir) / FILE, list, _are_records)
 
 
 def _are_records(content: list[Any]) -> bool:

@@ -4,17 +4,18 @@ tensorboardX's SummaryWriter has a thread that dies when a disk is full, and a q
 blocks its caller for ever; its messages are good.
 """
 
-import pathlib
 import socket
 import struct
 import time
 from typing import Any
 
+from moco_jax.bucket import BucketPath, Growing, Place
+
 
 class Board:
     """One file of events."""
 
-    def __init__(self, directory: pathlib.Path, position: int):
+    def __init__(self, directory: Place, position: int):
         """Begins a file; TensorBoard forgets what others of the run say of later steps.
 
         Args:
@@ -28,7 +29,9 @@ class Board:
 
         directory.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-        self._file = (directory / name).open("ab", buffering=0)
+        path = directory / name
+        bucket = isinstance(path, BucketPath)
+        self._file = Growing(path) if bucket else path.open("ab", buffering=0)
         self._add(file_version="brain.Event:2")
         self._add(step=position + 1, session_log=SessionLog(status=SessionLog.START))
 
@@ -42,6 +45,7 @@ class Board:
 
         for name, value in scalars.items():
             self._add(step=step, summary=scalar(name, value))
+        self._file.flush()
 
     def close(self) -> None:
         """Ends the file."""

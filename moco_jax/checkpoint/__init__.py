@@ -19,6 +19,7 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from moco_jax import files
+from moco_jax.bucket import Place
 from moco_jax.checkpoint.failures import Failures
 from moco_jax.checkpoint.reading import checksums_of, compare, named, read
 from moco_jax.checkpoint.sealed import read_meta, seal
@@ -109,13 +110,13 @@ class Checkpoints:
                 self.manager.save(position, args=args, force=True)
                 return self.wait() if wait else None
             except Exception as error:
-                if not _may_pass(error):
+                if not may_pass(error):
                     raise
                 self._failures.last = error
                 self._noticed()
         files.retrying(
             f"saving checkpoint {position} in {self.directory}",
-            lambda: self._save_again(position, args), _may_pass,
+            lambda: self._save_again(position, args), may_pass,
         )  # fmt: skip
         log.warning("Checkpoint %d is saved", position)
 
@@ -192,6 +193,10 @@ class Checkpoints:
             )
         return None
 
+    def saved(self) -> list[int]:
+        """The positions of the complete checkpoints, oldest first."""
+        return sorted(int(p.name) for p in self.directory.glob("*") if p.name.isdigit())
+
     def close(self) -> None:
         """Waits, then releases Orbax's threads."""
         self._failures.close()
@@ -216,7 +221,7 @@ class Checkpoints:
     ) -> tuple[dict[str, jax.Array] | None, str]:
         """A checkpoint's arrays, or what is wrong with it, the same for all processes."""
         for delay in (*_LATER, None):
-            found, problem = self._attempt(lambda: self._read(position, wanted))
+            found, problem = self._attempt(lambda: self._read_own(position, wanted))
             problems = self._exchange(problem, f"all to read checkpoint {position}")
             if not any(problems) or all(problems) or delay is None:
                 break
@@ -231,18 +236,22 @@ class Checkpoints:
         named_ = ", ".join(wrong[:3])
         return leaves, f"wrong checksum of {named_} ({len(wrong)} arrays)" if wrong else ""
 
-    def _read(
+    def _read_own(
         self, position: int, wanted: dict[str, Any]
     ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        return self._read(self.directory / str(position), wanted)
+
+    def _read(
+        self, step: pathlib.Path, wanted: dict[str, Any]
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
         """Arrays and JSON of a checkpoint, as this process sees it, without any other's help."""
-        step = self.directory / str(position)
         meta, reader = read_meta(step), ocp.StandardCheckpointHandler()
         saved = reader.metadata(step / "state")
         lines = compare(traverse_util.flatten_dict(dict(saved.items()), sep="/"), wanted)
         if lines:
             more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
             raise CheckpointError(
-                f"Checkpoint {position} in {self.directory} is of another model or optimizer:\n"
+                f"Checkpoint {step.name} in {self.directory} is of another model or optimizer:\n"
                 + "\n".join(lines[:20] + more)
             )
         abstract = jax.tree.map(
@@ -252,7 +261,7 @@ class Checkpoints:
         restored = reader.restore(step / "state", args=args)
         return traverse_util.flatten_dict(restored, sep="/"), meta
 
-    def _set_aside(self, position: int) -> pathlib.Path:
+    def _set_aside(self, position: int) -> Place:
         source, aside = self.directory / str(position), self.directory / f"damaged-{position}"
         for n in itertools.count(1):
             if not aside.exists():
@@ -261,9 +270,14 @@ class Checkpoints:
         if jax.process_index() == 0:
             files.retrying(f"renaming {source}", lambda: source.rename(aside))
         (name, *_) = self._exchange(aside.name, "a damaged checkpoint to be set aside")
-        self.manager.reload()
+        self._forget(position)
         return self.directory / name
 
+    def _forget(self, position: int) -> None:
+        """Takes notice that a checkpoint has been renamed."""
+        self.manager.reload()
 
-def _may_pass(error: BaseException) -> bool:
+
+def may_pass(error: BaseException) -> bool:
+    """Whether writing a checkpoint may succeed when it is tried again."""
     return isinstance(error, OSError) or files.is_trouble(error)

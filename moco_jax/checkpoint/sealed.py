@@ -3,8 +3,9 @@
 import hashlib
 import json
 import logging
-import pathlib
 from typing import Any
+
+from moco_jax.bucket import Place
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ def seal(meta: dict[str, Any]) -> dict[str, Any]:
     return meta | {_SEAL: _digest(meta)}
 
 
-def read_meta(step: pathlib.Path) -> dict[str, Any]:
+def read_meta(step: Place) -> dict[str, Any]:
     """Position, config and checksums of the checkpoint in `step`.
 
     Raises:

@@ -3,6 +3,10 @@
 Made with O_EXCL, renewed in place and moved by rename, which NFS keeps atomic (flock it may not
 know). A stale one never blocks: on this machine the owner's process tells, elsewhere a file that
 nobody renews; its age is what this process has seen itself, so that clocks do not matter.
+
+In a bucket it is made by a conditional request, of which one of several succeeds, but renewed and
+taken over by plain ones: two that take over a stale one at the same moment both look once more
+before they begin, and later the one that finds another's name there ends.
 """
 
 import contextlib
@@ -17,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from moco_jax.bucket import BucketPath, Place
 from moco_jax.errors import EXIT_RESTART, InputError
 from moco_jax.files import retrying
 
@@ -26,11 +31,12 @@ FILE = "running.json"
 BEAT = 5.0  # seconds between two renewals
 LOST = 60.0  # seconds without one, after which the owner counts as gone; NFS may be late by 3
 _RELEASE_SECONDS = 3.0
+_SETTLE = 3.0  # in which a request that takes over a lock is answered
 _held: list["_Lock"] = []
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path, lost: Callable[[int, str], None]) -> Iterator[None]:
+def held(workdir: Place, lost: Callable[[int, str], None]) -> Iterator[None]:
     """Within the context this run has `workdir` for itself.
 
     Args:
@@ -42,7 +48,7 @@ def held(workdir: pathlib.Path, lost: Callable[[int, str], None]) -> Iterator[No
       InputError: another run that lives has it; the message names its host and process.
       StorageError: the file cannot be written.
     """
-    lock = _Lock(workdir / FILE, lost)
+    lock = (_BucketLock if isinstance(workdir, BucketPath) else _Lock)(workdir / FILE, lost)
     retrying(f"writing {lock.path}", lock.take)
     _held.append(lock)
     try:
@@ -61,7 +67,7 @@ def release() -> None:
 
 
 class _Lock:
-    def __init__(self, path: pathlib.Path, lost: Callable[[int, str], None]):
+    def __init__(self, path: Place, lost: Callable[[int, str], None]):
         self.path, self._lost = path, lost
         self._owner = {"host": socket.gethostname(), "token": secrets.token_hex(8)} | _identity()
         self._beats, self._over = 0, threading.Event()
@@ -148,11 +154,7 @@ class _Lock:
             self._make()  # deleted by hand
         if self._is_mine():
             self._beats += 1
-            handle = os.open(self.path, os.O_WRONLY)
-            try:
-                os.write(handle, self._content())
-            finally:
-                os.close(handle)
+            self._write()
         elif not self._over.is_set():
             owner = _parsed(_read(self.path) or b"")
             self._over.set()
@@ -160,8 +162,41 @@ class _Lock:
                 EXIT_RESTART, f"{_name(owner)} has taken over {self.path.parent}: this run ends."
             )
 
+    def _write(self) -> None:
+        handle = os.open(self.path, os.O_WRONLY)
+        try:
+            os.write(handle, self._content())
+        finally:
+            os.close(handle)
 
-def _read(path: pathlib.Path) -> bytes | None:
+
+class _BucketLock(_Lock):
+    """The same as an object."""
+
+    def take(self) -> None:
+        self._again = False
+        super().take()
+
+    def _make(self) -> bool:
+        try:
+            self.path.create(self._content())
+        except FileExistsError:
+            if not self._is_mine():  # else the answer to a first request was lost
+                return False
+        if self._again:
+            time.sleep(_SETTLE)
+        return self._is_mine()
+
+    def _move_away(self, found: bytes) -> None:
+        if _read(self.path) == found:
+            self.path.unlink(missing_ok=True)
+        self._again = True
+
+    def _write(self) -> None:
+        self.path.write_bytes(self._content())
+
+
+def _read(path: Place) -> bytes | None:
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -3,7 +3,6 @@
 import difflib
 import logging
 import os
-import pathlib
 import secrets
 import socket
 import sys
@@ -14,6 +13,7 @@ import jax
 
 import moco_jax
 from moco_jax import files
+from moco_jax.bucket import Place as Path
 from moco_jax.cluster import lock
 from moco_jax.cluster.door import listening_host
 from moco_jax.cluster.lifeline import Line
@@ -250,8 +250,9 @@ def _check_workdir(line: Line, index: int, workdir: str, everyone: list[dict]) -
     ]
     if lines:
         raise InputError(
-            f"The workdir must be the same for all processes, on a file system that they share. "
-            f"{seen[0][1]} of process 0 on {everyone[0]['host']} is not\n" + "\n".join(lines)
+            f"The workdir must be the same for all processes, on a file system that they share, or "
+            f"in a bucket. {seen[0][1]} of process 0 on {everyone[0]['host']} is not\n"
+            + "\n".join(lines)
         )
 
 
@@ -264,17 +265,17 @@ def _refusal(workdir: str) -> str:
     return ""
 
 
-def _make(path: pathlib.Path) -> list[Any]:
+def _make(path: Path) -> list[Any]:
     """Makes a file; returns what went wrong, and whether it may pass."""
     try:
         files.prepare_workdir(path.parent)
-        path.touch()
+        path.write_bytes(b"")
     except (OSError, InputError) as error:
         return [str(error), files.is_trouble(error)]
     return ["", False]
 
 
-def _wait_for(path: pathlib.Path, seconds: float) -> bool:
+def _wait_for(path: Path, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > deadline:

@@ -11,7 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from moco_jax import places, results
+from moco_jax import results
+from moco_jax.bucket import Place, place
 from moco_jax.commands.embedding import Embedding, add_flags, open_flags
 from moco_jax.commands.terminal import check_writable, guarded, numbers
 from moco_jax.convert.formats.ours import is_ours
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max_test", type=int, help="queries, evenly spaced; 0: all")
     p.add_argument("--floors", action=argparse.BooleanOptionalAction, default=True,
                    help="also the untrained network and raw pixels")  # fmt: skip
-    p.add_argument("--out", type=pathlib.Path, help="folder of results.json; default: the workdir, "
+    p.add_argument("--out", help="folder of results.json; default: the workdir, "
                    "or where the file lies")  # fmt: skip
     return p
 
@@ -63,18 +64,18 @@ def contestants(e: Embedding, floors: bool) -> Iterator[tuple[str, str, Encode]]
         yield "raw pixels", "pixels", make_pixels(source, e.data)
 
 
-def folder_of(checkpoint: str) -> pathlib.Path:
+def folder_of(checkpoint: str) -> Place:
     """Where results of a checkpoint go: its workdir, or the folder that it is in."""
-    path = pathlib.Path(checkpoint).absolute()
+    path = place("checkpoint", checkpoint)
     if (path / "state").is_dir():
-        return path.parents[1]
+        return path.parent.parent
     return path if path.is_dir() and is_ours(path) else path.parent
 
 
 def run(flags: argparse.Namespace) -> None:
     """Measures, prints and saves."""
-    out = places.local("out", flags.out) if flags.out else None
-    if out:
+    out = place("out", flags.out) if flags.out else None
+    if isinstance(out, pathlib.Path):
         check_writable(out / results.FILE)
     e = open_flags(flags)
     c, folder = options(flags, e.encoder.config), out or folder_of(flags.checkpoint)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import jax
 
 from moco_jax import report
+from moco_jax.bucket import place
 from moco_jax.commands.terminal import check_writable, guarded
 
 
@@ -18,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m moco_jax report", description=report.__doc__)
     p.add_argument("runs", metavar="RUN", nargs="+", help="workdir of a run")
     p.add_argument(
-        "--out", type=pathlib.Path,
+        "--out",
         help="file to write; by default RUN/report.html, or ./report.html of several runs",
     )  # fmt: skip
     return p
@@ -28,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report; returns the exit code."""
     flags = parser().parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # nothing is computed
-    default = report.FILE if len(flags.runs) > 1 else pathlib.Path(flags.runs[0], report.FILE)
 
     def run() -> None:
-        out = flags.out or default
-        if flags.out:
+        alone = len(flags.runs) == 1 and place("RUN", flags.runs[0]) / report.FILE
+        out = place("out", flags.out) if flags.out else alone or report.FILE
+        if flags.out and isinstance(out, pathlib.Path):
             check_writable(out)
         print(report.compare(flags.runs, out))
 

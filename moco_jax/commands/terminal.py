@@ -6,6 +6,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+from moco_jax import places
 from moco_jax.errors import BackendError, InputError, StorageError, WrongInputError, exit_code
 
 
@@ -35,7 +36,7 @@ def check_writable(path: str | os.PathLike) -> None:
     Raises:
       InputError: it is a folder, or its folder cannot be written.
     """
-    path = pathlib.Path(path)
+    path = places.local("out", path)
     folder = next((p for p in path.absolute().parents if p.exists()), pathlib.Path("/"))
     if path.is_dir():
         raise InputError(f"{path} cannot be written: it is a folder")

@@ -10,9 +10,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 
+from moco_jax import places
 from moco_jax.config import choose
 from moco_jax.convert.arch import arch_of
 from moco_jax.convert.contents import ROLES, TARGET, Contents, select
+from moco_jax.convert.fetching import fetched
 from moco_jax.convert.formats import FORMATS
 from moco_jax.convert.formats import read as _read
 from moco_jax.convert.hints import OPTIONS, Hints
@@ -35,7 +37,8 @@ def read(
     """Reads a checkpoint of any format, which its content tells, and says what it is.
 
     Args:
-      path: a file, a folder of transformers or timm, a workdir or one of its steps.
+      path: a file, a folder of transformers or timm, a workdir or one of its steps; also gs://...
+        or s3://..., of which what is needed is fetched.
       arch: the architecture, where the file leaves it open: resnet50, vit_small, vit_conv_base ...
       heads: attention heads of a ViT, where the file leaves them open.
       encoder: which of several encoders is meant: 'query' (also 'student'), 'key' (also 'momentum',
@@ -48,7 +51,8 @@ def read(
       CheckpointError: it is none of the formats, damaged, ambiguous or incomplete.
     """
     hints = Hints(arch=arch, heads=heads, encoder=encoder, partial=partial, options=options)
-    contents = _read(pathlib.Path(path), hints)
+    with fetched(path) as here:
+        contents = _read(here, hints)
     log.info("Read %s: %s", path, describe(contents))
     return contents
 
@@ -76,7 +80,7 @@ def write(
       InputError: the path exists, or an argument does not fit the format.
       CheckpointError: the format cannot hold these contents.
     """
-    path = pathlib.Path(path)
+    path = places.local("path", path)
     if path.exists():
         raise InputError(f"{path} exists; it is not overwritten")
     to = format_of_path(path, contents) if to is None else to

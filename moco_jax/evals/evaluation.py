@@ -3,7 +3,6 @@
 B batch, N images, F features, L heads, K classes.
 """
 
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from moco_jax.bucket import Place
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Source, Splits
 
@@ -43,7 +43,7 @@ class Context(NamedTuple):
     """
 
     config: ConfigDict
-    workdir: pathlib.Path
+    workdir: Place
     task: Any
     data: Splits
     evaluated: Splits

@@ -8,7 +8,6 @@ the data is kept in `RUN/report/`, so that a report can be made again from the d
 
 import logging
 import os
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from functools import partial
 import jax
 
 from moco_jax import files
+from moco_jax.bucket import BucketPath, Place, place
 from moco_jax.evals.evaluation import Context
 from moco_jax.evals.extraction import Encode
 from moco_jax.extras import extra
@@ -29,16 +29,18 @@ _WORTH_SAYING = 3.0  # seconds
 _REST = 50  # times as long as a report took to write, before the next one while a run goes on
 
 
-def write(workdir: str | os.PathLike) -> pathlib.Path:
+def write(workdir: str | os.PathLike | BucketPath) -> Place:
     """Writes the report of one run into its directory; returns its path.
 
     Raises:
       MissingError: the directory is not that of a run.
     """
-    return compare([workdir], pathlib.Path(workdir) / FILE)
+    return compare([workdir], place("workdir", workdir) / FILE)
 
 
-def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pathlib.Path:
+def compare(
+    workdirs: Sequence[str | os.PathLike | BucketPath], out: str | os.PathLike | BucketPath
+) -> Place:
     """Writes one report of several runs, on the same axes, to `out`; returns its path.
 
     Raises:
@@ -46,7 +48,7 @@ def compare(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> pa
     """
     with extra("report", FILE):
         from moco_jax.report import page  # plotly and jinja2: 1 s to import
-    path = pathlib.Path(out)
+    path = place("out", out)
     files.replace(path, page.render(rundir.read_all(workdirs)))
     return path
 

@@ -4,7 +4,6 @@ import datetime
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 
 from moco_jax import __version__, files, metrics, results
+from moco_jax.bucket import BucketPath, Place, place
 from moco_jax.config import choose
 from moco_jax.data.source import data_facts, existing
 from moco_jax.errors import MissingError
@@ -51,20 +51,25 @@ class Run(NamedTuple):
     confusion: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
-def read_all(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
+def read_all(workdirs: Sequence[str | os.PathLike | BucketPath]) -> list[Run]:
     """Reads runs, each under a name of its own.
 
     Raises:
       MissingError: a directory does not exist, or is not that of a run.
     """
-    paths = [existing(str(workdir)).resolve() for workdir in workdirs]
+    paths = [_existing(workdir) for workdir in workdirs]
     short = [path.name for path in paths]
     unique = len(set(short)) == len(short)
     names = short if unique else [str(path) for path in paths]
     return [_read(path, name) for path, name in zip(paths, names)]
 
 
-def _read(path: pathlib.Path, name: str) -> Run:
+def _existing(workdir: str | os.PathLike | BucketPath) -> Place:
+    path = place("RUN", workdir)
+    return path if isinstance(path, BucketPath) else existing(str(workdir)).resolve()
+
+
+def _read(path: Place, name: str) -> Run:
     if not (path / metrics.FILE).is_file():
         raise MissingError(f"{path} is not the workdir of a run: it has no {metrics.FILE}")
     return Run(
@@ -78,17 +83,17 @@ def _read(path: pathlib.Path, name: str) -> Run:
     )
 
 
-def _facts_of(workdir: pathlib.Path) -> dict[str, Any]:
+def _facts_of(workdir: Place) -> dict[str, Any]:
     return files.read_json(workdir / _FACTS, dict, lambda facts: facts.keys() >= _KEYS)
 
 
-def save_pictures(workdir: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+def save_pictures(workdir: Place, arrays: dict[str, np.ndarray]) -> None:
     """Keeps what `pictures.collect` gave."""
     (workdir / _PICTURES).parent.mkdir(exist_ok=True)
     files.replace(workdir / _PICTURES, files.as_npz(arrays, compressed=True))
 
 
-def save_facts(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
+def save_facts(workdir: Place, facts: dict[str, Any]) -> None:
     """Keeps `facts`, with the step at which they held."""
     rows, before = metrics.read(workdir), _facts_of(workdir)
     facts = facts | {"step": rows[-1]["step"] if rows else 0}

@@ -3,7 +3,6 @@
 B batch, N images, F features, L heads, K classes.
 """
 
-import pathlib
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import mesh as meshes
+from moco_jax.bucket import Place
 from moco_jax.data import transfer
 from moco_jax.errors import NotFiniteError
 from moco_jax.evals.evaluation import Context, EncodeState
@@ -27,7 +27,7 @@ from moco_jax.training.experiment import (
 from moco_jax.training.step import TrainState
 
 
-def make_context(x: Experiment, workdir: pathlib.Path) -> Context:
+def make_context(x: Experiment, workdir: Place) -> Context:
     """The context of an experiment whose files are in `workdir`."""
     encode = lru_cache(partial(make_encode, x))
     return Context(

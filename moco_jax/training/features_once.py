@@ -6,13 +6,13 @@ N images, F features.
 import hashlib
 import json
 import logging
-import pathlib
 from collections.abc import Callable
 from functools import partial
 
 import jax
 
 from moco_jax import files
+from moco_jax.bucket import Place
 from moco_jax.checkpoint import checksums_of
 from moco_jax.data.source import ArraySource, Source
 from moco_jax.evals.extraction import extract
@@ -24,7 +24,7 @@ from moco_jax.training.step import TrainState
 log = logging.getLogger(__name__)
 
 
-def with_features(x: Experiment, state: TrainState, workdir: pathlib.Path) -> Experiment:
+def with_features(x: Experiment, state: TrainState, workdir: Place) -> Experiment:
     """The experiment on features in place of images, where the config wants that.
 
     They are kept in `workdir/features`, under a name that stands for the backbone and the images:
@@ -54,7 +54,7 @@ def with_features(x: Experiment, state: TrainState, workdir: pathlib.Path) -> Ex
     return x._replace(data=data, evaluated=data, held_out=held_out)
 
 
-def _features(file: pathlib.Path, source: Source, make: Callable[[], tuple]) -> ArraySource:
+def _features(file: Place, source: Source, make: Callable[[], tuple]) -> ArraySource:
     """Features (N, F) and labels of a source, from the file or made and kept there."""
     arrays = files.read_arrays(file)
     if not everywhere(arrays.keys() == {"features", "labels"}):

@@ -5,13 +5,13 @@ taken. What is taken, what is not and what stays random is logged.
 """
 
 import logging
-import pathlib
 from collections.abc import Iterable
 
 import jax
 import numpy as np
 
 from moco_jax import convert
+from moco_jax.bucket import Place
 from moco_jax.checkpoint import compare, named
 from moco_jax.config import INIT_PARTS, ConfigDict, choose
 from moco_jax.convert.contents import ONLINE, ROLES, TARGET, Contents, complete, heads_of, select
@@ -44,7 +44,7 @@ OPTIONS = {"encoder": "config.init_encoder=NAME", "partial": "config.init_partia
 HINT = "config.init_part='backbone' takes the backbone alone, 'weights' all but the optimizer."
 
 
-def first_state(x: Experiment, workdir: pathlib.Path) -> TrainState:
+def first_state(x: Experiment, workdir: Place) -> TrainState:
     """The state before the first step: random, or from `config.init`.
 
     Args:

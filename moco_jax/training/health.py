@@ -37,7 +37,7 @@ def judge(checkpoints: Checkpoints, most: int, position: int, in_a_row: int) -> 
 def _where(checkpoints: Checkpoints, held: int) -> str:
     """Which checkpoints hold the weights of step `held`, and which ones are of before."""
     checkpoints.wait()
-    saved = sorted(int(p.name) for p in checkpoints.directory.glob("*") if p.name.isdigit())
+    saved = checkpoints.saved()
     before, same = ([p for p in saved if p < held], [p for p in saved if p >= held])
     text = f"Checkpoint {before[-1]} is good: after it" if before else "No checkpoint is left that"
     text += " a step was finite." if before else " a finite step followed."

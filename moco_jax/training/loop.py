@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import pathlib
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +14,9 @@ import numpy as np
 from moco_jax import files, results
 from moco_jax import metrics as metric_files
 from moco_jax import report as reports
+from moco_jax.bucket import BucketPath, Place
 from moco_jax.checkpoint import Checkpoints, alone
+from moco_jax.checkpoint.bucketed import open_checkpoints
 from moco_jax.cluster import lock
 from moco_jax.cluster.lifeline import Line, end_process
 from moco_jax.cluster.stop import stop_requested
@@ -46,7 +47,9 @@ from moco_jax.training.step import TrainState
 log = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None) -> int:
+def run(
+    config: ConfigDict, workdir: str | os.PathLike | BucketPath, line: Line | None = None
+) -> int:
     """Trains as `config` says, or goes on with what `workdir` holds.
 
     Args:
@@ -71,11 +74,11 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
         return _run(config, path, line)
 
 
-def _run(config: ConfigDict, path: pathlib.Path, line: Line | None) -> int:
+def _run(config: ConfigDict, path: Place, line: Line | None) -> int:
     x = build(config)
     describe(x)
     exchange = line.exchange if line else alone
-    with Checkpoints(path, config.checkpoint, exchange) as checkpoints:
+    with open_checkpoints(path, config.checkpoint, exchange) as checkpoints:
         allow = config.checkpoint.allow_changes
         refuse_changes(checkpoints.newest_config(), recorded(x), allow)
         state = checkpoints.restore(abstract_state(x))
@@ -226,7 +229,7 @@ def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> t
     return step, found
 
 
-def summary(workdir: pathlib.Path) -> str:
+def summary(workdir: Place) -> str:
     """What came out of a complete run, from its metrics."""
     rows = metric_files.read(workdir)
     knn = [row for row in rows if row.get("knn_top1") is not None]

@@ -20,7 +20,7 @@ import time
 
 from moco_jax import files, main
 
-files.DELAYS = (0.1, 0.2)
+files.DELAYS, files.BUCKET_SECONDS = (0.1, 0.2), 0.0
 
 
 def wait(*_):

@@ -9,6 +9,7 @@ import time
 
 from launch.local import free_port
 from moco_jax import checkpoint, metrics
+from moco_jax.bucket import place
 from tests.conftest import CACHE
 from tests.tiny import write_config_file
 
@@ -21,20 +22,20 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", 
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
     "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(CACHE)),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
 }
 
 
 class Run:
     """A run of `home/config.py:v3` in a workdir.
 
-    Keywords other than `limit`, a command of bash before the start, are those of
-    tests.faults.impatient.
+    Keywords other than `limit`, a command of bash before the start, and `variables` of the
+    environment are those of tests.faults.impatient.
     """
 
-    def __init__(self, home, workdir, *flags, limit="true", **disturbance):
+    def __init__(self, home, workdir, *flags, limit="true", variables=(), **disturbance):
         name = f"{home}/{time.monotonic_ns()}"
-        self.workdir, self.at, self.log = pathlib.Path(workdir), f"{name}.at", f"{name}.log"
+        self.workdir, self.at, self.log = place("workdir", workdir), f"{name}.at", f"{name}.log"
         self.gate = f"{name}.go"
         places = {"FAULT_AT": self.at, "FAULT_GO": self.gate}
         places |= {f"FAULT_{kind.upper()}": value for kind, value in disturbance.items()}
@@ -43,7 +44,7 @@ class Run:
                 ["bash", "-c", f'{limit}; exec "$@"', "-", sys.executable, "-m",
                  "tests.faults.impatient", f"--config={home}/config.py:v3",
                  f"--workdir={workdir}", *flags],
-                cwd=ROOT, env=ENVIRONMENT | places, stderr=log,
+                cwd=ROOT, env=ENVIRONMENT | dict(variables) | places, stderr=log,
             )  # fmt: skip
 
     def __enter__(self):

@@ -277,11 +277,11 @@ def test_another_workdir_is_refused_by_all(home, coordinator):
 
 
 @pytest.mark.processes
-def test_a_workdir_in_a_bucket_of_one_is_refused_by_all(home, coordinator):
-    workdirs = enumerate((home / "b", "gs://bucket/b"))
+def test_a_workdir_of_an_unknown_scheme_of_one_is_refused_by_all(home, coordinator):
+    workdirs = enumerate((home / "b", "ftp://host/b"))
     codes, texts = ended([start(home, 2, i, path, coordinator) for i, path in workdirs])
     assert codes == [EXIT_WRONG_INPUT] * 2
-    assert all("workdir='gs://bucket/b': gs:// is not supported" in text for text in texts)
+    assert all("workdir='ftp://host/b': ftp:// is not supported" in text for text in texts)
 
 
 @pytest.mark.processes

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from moco_jax import report
+from moco_jax import files, report
 from moco_jax.data.source import open_source
 from moco_jax.evals import featurefile
 from tests import runs
 
 HEAVY = (
-    "array_record", "datasets", "jinja2", "plotly", "pyarrow", "sklearn", "tensorboardX",
-    "tensorflow_datasets", "torch",
+    "array_record", "datasets", "gcsfs", "jinja2", "plotly", "pyarrow", "s3fs", "sklearn",
+    "tensorboardX", "tensorflow_datasets", "torch",
 )  # fmt: skip
 
 
@@ -45,6 +45,14 @@ def a_parquet_file(path):
         (
             "datasets", "", lambda _: open_source("hf:mnist"),
             r"data.source='hf:...' needs .*'datasets': .*moco_jax\[hf\]'",
+        ),
+        (
+            "gcsfs", "", lambda _: files.prepare_workdir("gs://bucket/run"),
+            r"gs:// needs the library '(aiohttp|gcsfs)': .*moco_jax\[gcs\]'",
+        ),
+        (
+            "s3fs", "", lambda _: files.prepare_workdir("s3://bucket/run"),
+            r"s3:// needs the library 's3fs': .*moco_jax\[s3\]'",
         ),
     ],
 )  # fmt: skip

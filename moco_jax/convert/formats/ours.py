@@ -19,6 +19,7 @@ import optax
 from flax import traverse_util
 
 from moco_jax import checkpoint, config, metrics
+from moco_jax.bucket import Place, filled
 from moco_jax.config import ConfigDict
 from moco_jax.convert import safetensors
 from moco_jax.convert.contents import Contents, views_per_step
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 IMPORTED = "imported.safetensors"
 
 
-def is_ours(path: pathlib.Path) -> bool:
+def is_ours(path: Place) -> bool:
     """Whether a folder is a workdir or one of its steps."""
     return (path / "checkpoints").is_dir() or (path / "state").is_dir()
 
@@ -164,7 +165,7 @@ def in_state(name: str) -> bool:
     return not name.startswith(outside) and not ("/stats/" in name and name.endswith("/count"))
 
 
-def save_imported(contents: Contents, workdir: pathlib.Path) -> None:
+def save_imported(contents: Contents, workdir: Place) -> None:
     """Writes what a TrainState of these contents does not hold."""
     kept = {
         name: leaf
@@ -175,7 +176,7 @@ def save_imported(contents: Contents, workdir: pathlib.Path) -> None:
         "step": contents.step, "epoch": contents.epoch, "encoder": contents.encoder,
         "source": contents.format, "extra": contents.extra,
     }  # fmt: skip
-    with open(workdir / IMPORTED, "wb") as file:
+    with filled(workdir / IMPORTED) as path, open(path, "wb") as file:
         safetensors.save(kept, {"about": json.dumps(about)}, file)
 
 
