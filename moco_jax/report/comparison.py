@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from moco_jax import signs
 from moco_jax.report import rundir
 from moco_jax.report.rundir import Run
 
@@ -61,6 +62,17 @@ def _median(key: str) -> Callable[[Run], float | None]:
     return value
 
 
+def _signs(kind: str) -> Callable[[Run], float | None]:
+    """How often a sign of trouble began; None where the run does not have what shows it."""
+
+    def value(run: Run) -> float | None:
+        if not any(signs.shown(kind, row) for row in run.rows):
+            return None
+        return float(len(signs.find(run.rows).get(kind, ())))
+
+    return value
+
+
 COLUMNS = (
     Column("knn_top1", "kNN top-1, %", _last("knn_top1"), ".1f", 100),
     Column("knn_top1_untrained", "untrained, %", _first("knn_top1"), ".1f", 100),
@@ -69,7 +81,9 @@ COLUMNS = (
     Column("loss_chance", "chance", _last("loss_chance"), ".3f"),
     Column("rank_me", "RankMe", _last("rank_me"), ".1f"),
     Column("grad_norm_first", "gradient, first layer", _median("grad_norm_first")),
+    Column("spikes", "its spikes", _signs("spike"), ".1f"),
     Column("grad_norm_last", "gradient, last layer", _median("grad_norm_last")),
+    Column("dips", "kNN dips", _signs("dip"), ".1f"),
     Column("skipped", "skipped steps", _last("skipped"), ".0f"),
 )
 
