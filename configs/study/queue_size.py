@@ -34,8 +34,9 @@ CONFIGS = {
 
 def get_study(size: str = "demo") -> Study:
     choose("size", size, SIZES)
+    published = PUBLISHED if size == "imagenet" else {}
     members = [
-        Member(f"{method},K={k}", config.format(k), PUBLISHED.get((method, k)))
+        Member(f"{method},K={k}", config.format(k), published.get((method, k)))
         for method, (config, ks) in CONFIGS[size].items()
         for k in ks
     ]

@@ -28,7 +28,10 @@ MEMBERS = {
 
 def get_study(size: str = "demo") -> Study:
     config = CONFIGS[choose("size", size, SIZES)]
-    members = [Member(name, f"{config},{text}", top1) for name, (text, top1) in MEMBERS.items()]
+    published = {name: top1 if size == "imagenet" else None for name, (_, top1) in MEMBERS.items()}
+    members = [
+        Member(name, f"{config},{text}", published[name]) for name, (text, _) in MEMBERS.items()
+    ]
     if size == "demo":
         return Study(members, (0, 1), demo.STUDY)
     return Study(members, (0,))

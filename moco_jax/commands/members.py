@@ -31,6 +31,7 @@ from moco_jax.errors import (
 from moco_jax.report import rundir
 from moco_jax.studies import Member, Study
 
+MAIN = ("-m", "moco_jax.main")
 _BY_RANK = (EXIT_RESTART, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_DIVERGED)
 
 
@@ -138,7 +139,7 @@ class Programs:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Trains; returns the exit code, EXIT_FAILED for one that was killed."""
-        command = [sys.executable, "-m", "moco_jax.main", *arguments]
+        command = [sys.executable, *MAIN, *arguments]
         # In a session of its own Ctrl-C comes once, from here.
         self._process = subprocess.Popen(command, start_new_session=True)
         if self.stopped:  # while it was started

@@ -76,7 +76,7 @@ def _main(own: argparse.Namespace, changes: Sequence[str]) -> int:
     mine = runs[which - 1 :: count]
     if own.list:
         for run in mine:
-            print(shlex.join(["python", "-m", "moco_jax.main", *run.arguments]))
+            print(shlex.join(["python", *members.MAIN, *run.arguments]))
         return 0
     files.prepare_workdir(workdir)
     title = f"{shlex.join([own.study, *changes])}, seeds {', '.join(map(str, study.seeds))}"
