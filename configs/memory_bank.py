@@ -4,17 +4,27 @@ python -m moco_jax.main --config=configs/memory_bank.py:r50 --workdir=DIR
 with :r50, :r50_nce (the original's loss), :s16, :b16, :cifar10, :demo
 Published linear top-1, ResNet-50, 200 epochs, 8 V100: 58.0 (InfoNCE); 54.0 for the original. No ViT
 has been published. The demonstration is as long as configs/demo.py.
+Arguments: configs/memory_bank.py:r50,K=4096 (figure 3); tau, batch, lr.
 """
 
 from configs import demo, v1_r50, v2_r18_cifar10, v3_vit
-from moco_jax import config
+from moco_jax.ablations import BATCH, RATE, ablated, number
 from moco_jax.config import ConfigDict
 
 VARIANTS = ("r50", "r50_nce", "s16", "b16", "cifar10", "demo")
+ABLATIONS = {
+    "K": number("method.queue_size", int),
+    "tau": number("method.temperature"),
+    "batch": BATCH,
+    "lr": RATE,
+}
 
 
-def get_config(variant: str = "r50") -> ConfigDict:
-    variant = config.choose("variant", variant, VARIANTS)
+def get_config(argument: str = "r50") -> ConfigDict:
+    return ablated(argument, _recipe, VARIANTS, ABLATIONS)
+
+
+def _recipe(variant: str) -> ConfigDict:
     if variant.startswith("r50"):
         c = v1_r50.get_config()  # K = 65536, tau 0.07, one linear layer
         if variant == "r50_nce":  # of the original's public code

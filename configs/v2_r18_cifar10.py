@@ -3,15 +3,26 @@
 python -m moco_jax.main --config=configs/v2_r18_cifar10.py:200 --workdir=DIR
 with :200, :400, :800 epochs, or :200_symmetric and so on.
 Published kNN top-1: 82.6 / 86.3 / 88.7, symmetric 85.3 / 88.5 / 89.7.
+The ablations of v1 and v2 as arguments: configs/v2_r18_cifar10.py:200,m=0.9,mlp=on; here there is
+no MLP unless it is asked for.
 """
 
+from configs import v2_r50
 from moco_jax import config
+from moco_jax.ablations import ablated, one_of
 from moco_jax.config import ConfigDict
 
+VARIANTS = tuple(e + s for e in ("200", "400", "800") for s in ("", "_symmetric"))
+ABLATIONS = v2_r50.ABLATIONS | {
+    "mlp": one_of("mlp", {"on": {"method.projector": config.mlp(hidden=0)}, "off": {}}),
+}
 
-def get_config(variant: str = "200") -> ConfigDict:
-    names = [e + s for e in ("200", "400", "800") for s in ("", "_symmetric")]
-    variant = config.choose("variant", variant, names)
+
+def get_config(argument: str = "200") -> ConfigDict:
+    return ablated(argument, _recipe, VARIANTS, ABLATIONS)
+
+
+def _recipe(variant: str) -> ConfigDict:
     c = config.default()
     c.epochs = float(variant.split("_")[0])
     c.data.update(

@@ -8,9 +8,10 @@ The paper's ablations of b16 (76.5): configs/v3_vit.py:b16,pos=learned 76.1, pos
 pool=gap_ln 69.7, pool=gap 76.3, norm=batch, head_bn=none 74.4 (batch 2048; with it 76.5),
 predictor=none 75.5, m=0 74.3, m=0.9 75.6, m=0.999 75.0, freeze_patch=False, optimizer=lamb,
 batch=... and lr=... (section 4: stability).
+:cifar10 (200 epochs) and :demo (1 minute on 2 CPU cores) are small ones for the same arguments.
 """
 
-from configs import v3_r50
+from configs import demo, v2_r18_cifar10, v3_r50
 from moco_jax import config
 from moco_jax.ablations import BATCH, RATE, ablated, number, one_of
 from moco_jax.config import ConfigDict
@@ -66,13 +67,17 @@ ABLATIONS = {
     "lr": RATE,
 }
 SIZES = {"s16": "vit_small", "b16": "vit_base", "l16": "vit_large", "h14": "vit_huge"}
+STUDY = demo.STUDY | {"epochs": 8.0}  # an image takes twice as long as there
+VARIANTS = (*SIZES, "conv_s16", "conv_b16", "cifar10", "demo")
 
 
 def get_config(argument: str = "s16") -> ConfigDict:
-    return ablated(argument, _recipe, (*SIZES, "conv_s16", "conv_b16"), ABLATIONS)
+    return ablated(argument, _recipe, VARIANTS, ABLATIONS)
 
 
 def _recipe(variant: str) -> ConfigDict:
+    if variant in ("cifar10", "demo"):
+        return _small(variant)
     size = variant.removeprefix("conv_")
     conv = variant.startswith("conv_")
     c = v3_r50.get_config()
@@ -97,4 +102,24 @@ def _recipe(variant: str) -> ConfigDict:
         freeze=() if conv else ("backbone/patch_embed",),
     )
     c.optim.lock()
+    return c
+
+
+def _small(variant: str) -> ConfigDict:
+    """The recipe of s16 for small images: patches, depth, heads and warmup in proportion."""
+    c = _recipe("s16")
+    small = v2_r18_cifar10.get_config() if variant == "cifar10" else demo.get_config()
+    c.update(data=small.data, knn=small.knn, log=small.log, checkpoint=small.checkpoint)
+    c.knn.features, c.model.name = "backbone", "vit_tiny"
+    if variant == "cifar10":  # views as there: no blur of 32 pixels
+        c.epochs, hidden, out = 200.0, 1024, 128
+        c.model.vit.update(patch=4, depth=6)
+        c.optim.update(base_lr=5e-4, warmup_epochs=20.0)
+    else:
+        v3_r50.v3_views(c)
+        c.epochs, hidden, out = 8.0, 256, 64
+        c.model.vit.update(patch=7, width=48, depth=3, heads=4)
+        c.optim.update(base_lr=2e-3, warmup_epochs=1.0)
+    for head in (c.method.projector, c.method.predictor):
+        head.update(hidden=hidden, out=out)
     return c

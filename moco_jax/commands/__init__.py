@@ -9,4 +9,5 @@ COMMANDS = {
     "knn": "kNN accuracy of a checkpoint, of its untrained network and of raw pixels",
     "preview": "draws images and their views as the network sees them",
     "report": "writes report.html of a run, or of several on the same axes",
+    "study": "runs a list of experiments that are compared, and makes their table",
 }

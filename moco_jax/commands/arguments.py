@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from moco_jax.errors import InputError, MissingError, WrongInputError
 
+_NAMED = 20  # files of a folder that an error names
 _SUGGESTION = re.compile(r'Did you mean "(.+)" instead of "(.+)"\?')
 
 
@@ -31,7 +32,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
       MissingError: there is no such config file.
     """
     path = _config_path(argv)
-    _check_file(path)
+    check_file("--config", path)
     try:
         rest = values(list(argv))
         config = values["config"].value
@@ -45,8 +46,11 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
         raise InputError(f"unexpected arguments: {' '.join(rest[1:])}")
 
 
-def _explained(error: Exception, argv: Sequence[str]) -> Exception:
-    """The error to raise instead: the user's as one line, the machine's as it is."""
+def of_file(error: Exception) -> Exception | None:
+    """The error to raise for one that the user's Python gave: one line; the machine's as it is.
+
+    None where it arose elsewhere.
+    """
     chain = list(_chain(error))
     ours = [cause for cause in chain if isinstance(cause, WrongInputError)]
     if ours:
@@ -57,8 +61,16 @@ def _explained(error: Exception, argv: Sequence[str]) -> Exception:
     for cause in chain:
         if place := _place(cause):
             return InputError(f"{place}: {type(cause).__name__}: {_text(cause)}")
+    return None
+
+
+def _explained(error: Exception, argv: Sequence[str]) -> Exception:
+    """The error to raise instead."""
+    if found := of_file(error):
+        return found
     if isinstance(error, KeyError | AttributeError) and (text := _override(error, argv)):
         return InputError(text)
+    root = list(_chain(error))[-1]
     own = isinstance(error, flags.Error) and root is error
     return InputError(str(error).strip() if own else f"{_flag(error, argv)}: {_text(root)}")
 
@@ -116,16 +128,26 @@ def _config_path(argv: Sequence[str]) -> str:
     return ""
 
 
-def _check_file(path: str) -> None:
-    """Refuses a config file that is not there or cannot be read, naming the nearest."""
+def check_file(what: str, path: str) -> None:
+    """Refuses a Python file that is not there or cannot be read, naming the nearest, or all.
+
+    Args:
+      what: names the file: '--config'.
+      path: of it; '' is left to who asks for it.
+
+    Raises:
+      MissingError: there is none.
+      InputError: it cannot be read.
+    """
     try:
         if path:
             open(path).close()
     except FileNotFoundError:
         file = pathlib.Path(path)
-        there = [p.name for p in file.absolute().parent.glob("*.py")]
+        there = sorted(p.name for p in file.absolute().parent.glob("[!_]*.py"))
         near = difflib.get_close_matches(file.name, there, 1, 0.4)
         hint = f"; did you mean {str(file.with_name(near[0]))!r}?" if near else ""
-        raise MissingError(f"--config={path}: there is no such file{hint}") from None
+        hint += f" (there are {', '.join(there)})" if there and len(there) <= _NAMED else ""
+        raise MissingError(f"{what}={path}: there is no such file{hint}") from None
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise InputError(f"--config={path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{what}={path} cannot be read: {error.strerror}") from error

@@ -80,4 +80,16 @@ def make(config: ConfigDict, facts: Facts) -> Method:
         views=(config.data.view1,),
         layout={"stats": mesh.GROUPS, "bank": mesh.GROUPS, **constant},
         recipe=f"{t.bank_loss}, tau {t.temperature:g}, {t.queue_size} of {facts.images} rows drawn",
+        caution=_about_rows(t.queue_size, facts.images),
+    )
+
+
+def _about_rows(drawn: int, images: int) -> str:
+    """Says that a row must be drawn more than once."""
+    if drawn <= images:
+        return ""
+    return (
+        f"method.queue_size={drawn} rows are drawn from a bank of {images} images: an image counts "
+        f"several times as a negative. A quarter of the data or less is usual "
+        f"({max(images // 4, 1)})."
     )

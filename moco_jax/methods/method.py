@@ -107,6 +107,7 @@ class Method(NamedTuple):
         parameters and optimizer state, e.g. prototypes that are normalized, or held for an epoch.
       random_networks: whether `loss` gives its networks a random key, as stochastic depth needs.
       recipe: what the log says of the method's own options.
+      caution: what is unusual in them for these images, said when a run begins; mostly nothing.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
@@ -120,3 +121,4 @@ class Method(NamedTuple):
     after_update: Callable[[Any, Any], Any] = unchanged
     random_networks: bool = False
     recipe: str = ""
+    caution: str = ""

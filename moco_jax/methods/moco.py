@@ -3,8 +3,6 @@
 Both are this method under other recipes. V directions, B batch, C features, K keys in the queue.
 """
 
-import logging
-
 import jax
 import jax.numpy as jnp
 
@@ -16,8 +14,6 @@ from moco_jax.methods.networks import make_networks, refuse_predictor, shuffled_
 from moco_jax.ops.ema import ema_update, make_ema_schedule
 from moco_jax.ops.losses import chance_info_nce, feature_std, info_nce, l2_normalize
 from moco_jax.ops.queue import init_queue, newest
-
-log = logging.getLogger(__name__)
 
 QUEUE = 2**31  # sets the queue's random key apart from those that `Networks.init` splits
 
@@ -38,7 +34,6 @@ def make(config: ConfigDict, facts: Facts) -> Method:
         )
     ema = make_ema_schedule(t.ema_schedule, t.ema, facts.steps)
     query_views, key_views = ((0, 1), (1, 0)) if t.symmetric else ((0,), (1,))
-    _warn_about_queue(t.queue_size, config.data.batch_size, facts.images)
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         params, stats = nets.init(key, jnp.zeros((1, *facts.image_shape)))
@@ -95,15 +90,16 @@ def make(config: ConfigDict, facts: Facts) -> Method:
             "queue_ptr": mesh.WHOLE,
         },
         recipe=f"tau {t.temperature:g}, m {t.ema:g} {t.ema_schedule}, queue {t.queue_size}",
+        caution=_about_queue(t.queue_size, config.data.batch_size, facts.images),
     )
 
 
-def _warn_about_queue(size: int, batch: int, images: int) -> None:
-    """Warns when the queue holds so much of the data that a query's own image is a negative."""
-    if size >= images - batch:
-        log.warning(
-            "method.queue_size=%d is at or above the %d training images less the batch of %d: the "
-            "queue holds other views of the same image as negatives. A quarter of the data or "
-            "less is usual (%d).",
-            size, images, batch, max(images // 4, 1),
-        )  # fmt: skip
+def _about_queue(size: int, batch: int, images: int) -> str:
+    """Says that the queue holds so much of the data that a query's own image is a negative."""
+    if size < images - batch:
+        return ""
+    return (
+        f"method.queue_size={size} is at or above the {images} training images less the batch of "
+        f"{batch}: the queue holds other views of the same image as negatives. A quarter of the "
+        f"data or less is usual ({max(images // 4, 1)})."
+    )

@@ -43,6 +43,7 @@ class Supervised(NamedTuple):
       guard: see `heads.guard`.
       after_update: see `heads.hold`.
       recipe: what the log says of the protocol's options.
+      caution: as of a `Method`; it has none.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
@@ -57,6 +58,7 @@ class Supervised(NamedTuple):
     guard: Callable[[jax.Array, Tree, Tree], tuple[jax.Array, Tree, Tree]] = whole_gradient
     after_update: Callable[[Any, Any], Any] = unchanged
     recipe: str = ""
+    caution: str = ""
 
 
 def make(config: ConfigDict, facts: Facts) -> Supervised:

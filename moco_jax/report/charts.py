@@ -104,6 +104,7 @@ GROUPS = (
         "Gradient norm", "L2 norm", "Instability starts as a spike in the first layer.",
         (
             Curve("grad_norm_first", "first layer"),
+            Curve("grad_norm_first_max", "first layer, its largest step", "longdashdot"),
             Curve("grad_norm_last", "last layer", "dot"),
             Curve("grad_norm", "all layers", "dashdot"),
         ),

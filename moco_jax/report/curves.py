@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from moco_jax import signs
 from moco_jax.report.charts import GROUPS, LOSSES, Curve, Group
 from moco_jax.report.derived import LOSS_GAP, SECONDS
 from moco_jax.report.rundir import Run
@@ -70,7 +71,7 @@ def figure(group: Group, runs: Sequence[Run]) -> Figure:
         traces = [_trace(group, curve, run, number, prefix) for curve in group.curves]
         if group in LOSSES:
             traces.append(_skipped(run, number, prefix))
-        data += [trace for trace in traces if trace]
+        data += [trace for trace in traces + _signs(group, run, number, prefix) if trace]
     y = {"title": {"text": escape(group.unit)}, "automargin": True}
     if group.log:
         y |= {"type": "log", "tickformat": ".3~g", "nticks": 3}
@@ -141,6 +142,26 @@ def _skipped(run: Run, number: int, prefix: str) -> Figure | None:
         "text": [f"{new[i]} step{'s' * (new[i] > 1)} skipped" for i in at],
         "hovertemplate": "%{text}",
     }
+
+
+def _signs(group: Group, run: Run, number: int, prefix: str) -> list[Figure]:
+    """Triangles where signs of trouble begin that this chart shows."""
+    columns = {curve.column for curve in group.curves if not curve.level}
+    traces = []
+    for name, rows in signs.find(run.rows).items():
+        marks = [(row, there) for row in rows if (there := signs.shown(name, row))]
+        marks = [(row, value) for row, (column, value) in marks if column in columns]
+        title = signs.TITLES[name]
+        if marks:
+            traces.append(_base(number, prefix + title, [row for row, _ in marks]) | {
+                "y": [value for _, value in marks],
+                "mode": "markers",
+                "marker": {"symbol": "triangle-down", "size": 12, "color": _colour(number)},
+                "cliponaxis": False,
+                "text": [title] * len(marks),
+                "hovertemplate": "%{text}",
+            })  # fmt: skip
+    return traces
 
 
 def thin(values: Sequence[float | None], limit: int = _POINTS) -> list[int]:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from moco_jax import signs
 from moco_jax.metrics import duration
 from moco_jax.report import noise, rundir
 from moco_jax.report.rundir import Run
@@ -69,6 +70,10 @@ def _training(run: Run) -> Iterable[Figure]:
         yield Figure("Images / s", f"{statistics.median(rates):,.0f}", "median")
     if last.get("skipped"):
         yield Figure("Skipped", f"{last['skipped']:,}", "steps not finite")
+    for name, rows in signs.find(run.rows).items():
+        title = signs.TITLES[name]
+        yield Figure(f"{title[0].upper()}{title[1:]}", f"{len(rows)} x",
+                     f"first at step {rows[0]['step']:,}")  # fmt: skip
 
 
 def about(run: Run) -> dict[str, str]:

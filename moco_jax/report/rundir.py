@@ -152,9 +152,10 @@ def steps(run: Run) -> int:
 def outcome(run: Run) -> str:
     """One of OUTCOMES, or 'unfinished' for a run that goes on or was killed."""
     last = run.rows[-1]["step"] if run.rows else 0
-    if last and last >= steps(run) > 0:
+    told = run.facts["outcome"] if run.facts.get("step") == last else "unfinished"
+    if last and last >= steps(run) > 0 and told != "diverged":  # found after the last step
         return "complete"
-    return run.facts["outcome"] if run.facts.get("step") == last else "unfinished"
+    return told
 
 
 def times(run: Run) -> list[float]:

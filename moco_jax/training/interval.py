@@ -56,6 +56,8 @@ class Interval:
             column = np.array([v[name] for v in values], np.float64)
             finite = column[np.isfinite(column)]
             row[name] = float(finite.mean()) if finite.size else float("nan")
+            if name == "grad_norm_first":  # a spike may be a single step
+                row[f"{name}_max"] = float(finite.max()) if finite.size else float("nan")
         for name in ("skipped", "skipped_in_a_row"):
             row[name] = int(values[-1][name])
         row["images_per_second"] = batch_size * len(values) / seconds

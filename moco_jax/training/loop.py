@@ -27,6 +27,7 @@ from moco_jax.evals.classification import TITLES, describe_result
 from moco_jax.evals.evaluation import Context
 from moco_jax.identity import refuse_changes
 from moco_jax.report.origin import Compiled
+from moco_jax.signs import Row
 from moco_jax.training import health
 from moco_jax.training.context import make_context
 from moco_jax.training.description import describe
@@ -40,7 +41,6 @@ from moco_jax.training.experiment import (
 )
 from moco_jax.training.features_once import with_features
 from moco_jax.training.first_state import first_state
-from moco_jax.training.health import CollapseWarning
 from moco_jax.training.interval import Interval
 from moco_jax.training.step import TrainState
 
@@ -129,25 +129,26 @@ def _loop(
 ) -> tuple[TrainState, bool]:
     """Steps `start` + 1 to the last; the state, and False when a signal ended them early."""
     c, watches = x.config, make_watches(context, x.steps_per_epoch)
+    monitor = _monitor(x, context.workdir, start)
     if start == 0:
         row = {"step": 0, "epoch": 0.0}
         for watch in watches:
             row |= watch.measure(state, 0)
-        report(row)
+        report(row | monitor(row))
     if start >= x.steps:
         rows = metric_files.read(context.workdir)
         if not line and not any(row["step"] >= x.steps for row in rows):  # it could not be written
             row = {"step": start, "epoch": start / x.steps_per_epoch}
             for watch in watches:
                 row |= watch.measure(state, start)
-            report(row)
+            report(row | monitor(row))
         return state, True
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(train_batches(x, start))
         batch = batches.get()
         step, compiled = _compile(x, state, batch)
         page = reports.Ongoing(context, compiled)
-        judge, warn = partial(health.judge, checkpoints, c.log.max_nonfinite), CollapseWarning()
+        judge = partial(health.judge, checkpoints, c.log.max_nonfinite)
         interval = Interval(batches, judge)
         stop = stack.enter_context(stop_requested(line))  # from here on there is what to save
         for position in range(start + 1, x.steps + 1):
@@ -170,8 +171,7 @@ def _loop(
                             row |= watch.measure(state, position)
                 if row:
                     row = {"step": position, "epoch": position / x.steps_per_epoch} | row
-                    report(row)
-                    warn(row)
+                    report(row | monitor(row))
             if due and not (last or stopping):
                 with interval.pause():
                     page.write()
@@ -184,6 +184,14 @@ def _loop(
             if ends:
                 break
     return state, last
+
+
+def _monitor(x: Experiment, workdir: Place, start: int) -> Callable[[Row], Row]:
+    """What looks at the rows, those before `start` included; only where they are written."""
+    if jax.process_index():
+        return lambda row: {}
+    there = start and (workdir / metric_files.FILE).exists()
+    return health.Monitor(x.config, x.task.caution, metric_files.read(workdir) if there else ())
 
 
 def _no_batch(batch: Any, position: int, line: Line | None) -> bool:
@@ -242,6 +250,7 @@ def summary(workdir: Place) -> str:
                 f"raw pixels {knn[0]['knn_top1_raw']:.1%})"
             )
         lines.append(text)
+    lines += health.recount(rows)
     lines += [describe_result(r) for r in results.read(workdir) if r["evaluation"] in TITLES]
     names = (reports.FILE, metric_files.FILE, "tensorboard", "checkpoints", "config.json")
     there = (name for name in names if (workdir / name).exists())

@@ -15,7 +15,8 @@ from tests.tiny import RECIPES, tiny_config, write_npz
 
 KEYS = {
     "step", "epoch", "loss", "loss_chance", "contrast_top1", "learning_rate", "ema", "grad_norm",
-    "grad_norm_first", "grad_norm_last", "feature_std", "images_per_second", "input_wait",
+    "grad_norm_first", "grad_norm_first_max", "grad_norm_last", "feature_std",
+    "images_per_second", "input_wait",
 }  # fmt: skip
 
 
@@ -168,11 +169,22 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"80 images, fewer than data.batch_size=88"):
             experiment.build(c)
 
-    def test_queue_near_the_size_of_the_data_warns(self, source, caplog):
-        c = tiny_config("v1", source)
-        c.method.queue_size = 64
-        experiment.build(c)
-        assert "queue_size=64 is at or above the 80 training images" in caplog.text
+    @pytest.mark.parametrize(
+        ("method", "size", "text"),
+        [
+            ("v1", 64, "queue_size=64 is at or above the 80 training images"),
+            ("v1", 63, ""),
+            ("memory_bank", 81, "queue_size=81 rows are drawn from a bank of 80 images"),
+            ("memory_bank", 80, ""),
+            ("v3", 64, ""),
+        ],
+    )
+    def test_a_queue_near_the_size_of_the_data_is_told(self, method, size, text, source):
+        c = tiny_config(method, source)
+        c.method.queue_size = size
+        caution = experiment.build(c).task.caution
+        assert text in caution
+        assert bool(text) == bool(caution)
 
     def test_unknown_names_give_the_nearest(self, source):
         for path, bad, near in (

@@ -39,6 +39,22 @@ CHANGED = {
     ("v2_r50", "800,schedule=step"): {"optim.schedule": "step"},
     ("v1_r50", "K=1024,m=0.9"): {"method.queue_size": 1024, "method.ema": 0.9},
     ("v1_r50", "shuffle_bn=off"): {"method.shuffle_bn": False},
+    ("demo", "short,m=0"): {"method.ema": 0.0},
+    ("demo", "schedule=step"): {"optim.schedule": "step", "optim.step_epochs": (48, 64)},
+    ("demo", "long,mlp=off"): {"method.projector.layers": 1},
+    ("v2_r18_cifar10", "200,mlp=off"): {},
+    ("v2_r18_cifar10", "400,mlp=on,K=512"): {
+        "method.projector.layers": 2,
+        "method.projector.hidden": 0,
+        "method.queue_size": 512,
+    },
+    ("end_to_end", "demo,batch=512"): {"data.batch_size": 512},
+    ("memory_bank", "r50_nce,K=1024,tau=0.1"): {
+        "method.queue_size": 1024,
+        "method.temperature": 0.1,
+    },
+    ("v3_vit", "demo,freeze_patch=True"): {},
+    ("v3_vit", "cifar10,predictor=none"): {"method.predictor.layers": 0},
 }
 
 

@@ -17,7 +17,7 @@ from moco_jax.training.first_state import first_state
 from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
 
 CONFIGS = pathlib.Path(config.__file__).parents[1] / "configs"
-VITS = ("s16", "b16", "l16", "h14", "conv_s16", "conv_b16")
+VITS = ("s16", "b16", "l16", "h14", "conv_s16", "conv_b16", "cifar10", "demo")
 
 
 def get(name, *args):

@@ -1,13 +1,12 @@
 """A run that does not train says so: nothing to train, nothing finite, nothing but one feature."""
 
-import math
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from moco_jax import checkpoint, metrics
+from moco_jax import checkpoint, metrics, signs
 from moco_jax.errors import InputError, TrainingDivergedError
 from moco_jax.methods.method import Batch
 from moco_jax.training import experiment, health, loop
@@ -110,10 +109,7 @@ def test_images_that_are_all_alike_collapse_and_that_is_said_once(tmp_path, capl
     c.epochs, c.log.every_steps = 1.0, 1
     assert loop.run(c, tmp_path / "run") == 0
     assert caplog.text.count("COLLAPSE: the features of different images are all but equal") == 1
-    assert metrics.read(tmp_path / "run")[-1]["feature_std"] < health.COLLAPSED
-
-
-@pytest.mark.parametrize("std", [None, 0.5, math.nan])
-def test_no_collapse_without_a_sign_of_it(std, caplog):
-    health.CollapseWarning()({"step": 1} | ({} if std is None else {"feature_std": std}))
-    assert not caplog.records
+    rows = metrics.read(tmp_path / "run")
+    assert rows[-1]["feature_std"] < signs.COLLAPSED
+    assert [row["step"] for row in rows if "collapse" in row.get("signs", ())] == [1]
+    assert "Sign of trouble: collapse, 1 x, first at step 1" in loop.summary(tmp_path / "run")

@@ -1,0 +1,1 @@
+"""The studies: lists of experiments that are compared, `get_study(size)`."""
