@@ -127,7 +127,7 @@ def useful_operations(x: Experiment) -> int:
     config.model.vit.update(attention="plain", scan=False)
     task = make_task(config, facts_of(config, x.data.train))
     state = experiment.abstract_state(x)
-    return operations(_gradient(task, x.frozen), state, _ready(x), jax.random.key(0))
+    return operations(_gradient(task, x.frozen), state, ready_shapes(x), jax.random.key(0))
 
 
 def _gradient(task: Any, frozen: Any) -> Callable:
@@ -142,7 +142,7 @@ def _gradient(task: Any, frozen: Any) -> Callable:
     return gradient
 
 
-def _ready(x: Experiment) -> dict[str, Any]:
+def ready_shapes(x: Experiment) -> dict[str, Any]:
     """The entries of a batch whose views are augmented already."""
     b, channels = x.config.data.batch_size, x.data.train.channels
     sizes = [view.size or x.config.data.image_size for view in x.task.views]

@@ -2,7 +2,7 @@
 
 import re
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -74,13 +74,17 @@ class Estimate(NamedTuple):
         return self.steps * seconds / 3600
 
 
-def compiled_step(x: Experiment) -> jax.stages.Compiled:
+def compiled_step(x: Experiment, batch: dict[str, Any] | None = None) -> jax.stages.Compiled:
     """The training step of an experiment, compiled for its devices.
+
+    Args:
+      x: the experiment.
+      batch: shapes of the entries of a batch; None: those that training has.
 
     Raises:
       DoesNotFitError: the compiler says that the step needs more memory than a device has.
     """
-    step = experiment.make_step(x).lower(experiment.abstract_state(x), batch_shapes(x))
+    step = experiment.make_step(x).lower(experiment.abstract_state(x), batch or batch_shapes(x))
     try:
         return step.compile()
     except jax.errors.JaxRuntimeError as error:
