@@ -48,17 +48,15 @@ class Estimate(NamedTuple):
     def limits(self) -> dict[str, float]:
         """Seconds that a step takes at least for operations, memory and links, by the data sheet.
 
-        Operations are the useful ones where the compiler's count misses the turns of loops.
+        Where the compiler's counts miss the turns of loops, operations are the useful ones and
+        there is no limit for memory.
         """
         p, chip = self.program, self.chip
         if chip is None:
             return {}
         computed = self.useful if p.loops else max(p.operations, self.useful)
-        return {
-            "operations": computed / chip.operations,
-            "memory": p.bytes / chip.bandwidth,
-            "links": p.sent / chip.link,
-        }
+        limits = {"operations": computed / chip.operations, "links": p.sent / chip.link}
+        return limits if p.loops else limits | {"memory": p.bytes / chip.bandwidth}
 
     @property
     def expected(self) -> float:
@@ -130,14 +128,15 @@ def describe(e: Estimate, price: float = 0.0) -> list[str]:
     parts = ", ".join(f"{kind} {_gb(size)}" for kind, size in p.memory.items())
     room = f" of {_gb(e.chip.memory)} GB ({e.memory / e.chip.memory:.0%})" if e.chip else " GB"
     sent = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in sorted(p.collectives.items()))
+    once = ", a loop's body once" if p.loops else ""
     lines = [
         f"{e.chips} x {e.name}, batch {e.batch}: {images:g} images a chip; compiled in "
         f"{e.compiled_in:.0f} s. A chip and step:",
         f"memory: {_gb(e.memory)}{room}: {parts}",
-        f"operations: {p.operations / 1e9:.4g} G, of them useful {e.useful / 1e9:.4g} G"
-        + (": the compiler counts a loop's body once" if p.loops else f" ({_share(e):.1%})"),
+        f"operations: {p.operations / 1e9:.4g} G by the compiler's count{once}, "
+        f"{e.useful / 1e9:.4g} G useful" + ("" if p.loops else f" ({e.useful / p.operations:.1%})"),
         f"operations of the model: {e.useful / images / 1e9:.4g} G an image",
-        f"memory traffic: {p.bytes / 1e9:.4g} GB, by the compiler's estimate",
+        f"memory traffic: {p.bytes / 1e9:.4g} GB by the compiler's estimate{once}",
         f"collectives, MB that come out: {sent or 'none'}",
     ]
     if e.chip is None:
@@ -148,10 +147,6 @@ def describe(e: Estimate, price: float = 0.0) -> list[str]:
     if e.expected:
         lines.append(_outlook(f"compiler, {p.cycles:.4g} cycles", e, e.expected, price))
     return lines
-
-
-def _share(e: Estimate) -> float:
-    return e.useful / e.program.operations
 
 
 def _outlook(what: str, e: Estimate, seconds: float, price: float) -> str:

@@ -137,10 +137,10 @@ def test_bounds_by_the_data_sheet():
     assert e.utilization(0.01) == pytest.approx(0.9e12 / 275e12 / 0.01)
     lines = "\n".join(describe(e, price=3.0))
     assert "(50%): temporary 17.18" in lines
-    assert "useful 900 G (90.0%)" in lines
+    assert "900 G useful (90.0%)" in lines
     assert "roofline: 10 ms a step, 25,600 images/s, MFU 33%, 0.00278 hours" in lines
     assert "price 0.6667" in lines.splitlines()[-1]
-    assert made_up(v4, loops=True).limits["operations"] == 0.9e12 / 275e12
+    assert made_up(v4, loops=True).limits == {"operations": 0.9e12 / 275e12, "links": 3 / 300}
     assert "a loop's body once" in "\n".join(describe(made_up(v4, loops=True)))
     assert "no data sheet of 'TPU'" in describe(made_up(None))[-1]
 
