@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # The tests mostly compile, which takes one core: two at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test lint test-slow processes faults buckets test-gpu parity browser slurm kubernetes clean
+.PHONY: demo test lint test-slow processes faults buckets test-gpu tpu parity browser slurm kubernetes clean
 
 demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -39,6 +39,10 @@ buckets: $(STEM)-buckets
 
 test-gpu: $(STEM)-test
 	JAX_PLATFORMS=cuda $(PYTEST) -m gpu
+
+# The plan by the TPU compiler, which needs no TPU and which only this target installs.
+tpu: $(STEM)-tpu
+	$(PYTEST) -m tpu
 
 # Against PyTorch, torchvision, timm and scikit-learn, which only this target installs.
 parity: $(STEM)-parity
@@ -71,6 +75,10 @@ $(STEM):
 
 $(STEM)-test: $(STEM)
 	$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(STEM)-tpu: $(STEM)-test
+	$(INSTALL) -e '.[tpu]'
 	@touch $@
 
 $(STEM)-parity: $(STEM)-test

@@ -4,24 +4,25 @@ python -m benchmarks.memory --config=configs/v3_vit.py:b16 --accumulate=1,64
 python -m benchmarks.memory ... --topology=v5p:2x2x1       compiles for a TPU that is not there
 python -m benchmarks.memory ... --steps=3                  runs it too, here
 
-The images are random and the batch is the recipe's. For a topology `jax[tpu]` is needed, and
-TPU_SKIP_MDS_QUERY=1 with a TPU_ACCELERATOR_TYPE such as v5p-8 in the environment.
+The images are random and the batch is the recipe's. A topology needs `jax[tpu]`; of the step on
+all devices `python -m moco_jax plan` says more.
 """
 
-import re
-import tempfile
 import time
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
-from jax.experimental import topologies
 from ml_collections import ConfigDict, config_flags
 
 from moco_jax import mesh as meshes
+from moco_jax.cost import absent
+from moco_jax.cost.chips import absent_devices
+from moco_jax.cost.estimate import compiled_step
+from moco_jax.errors import DoesNotFitError
 from moco_jax.training import experiment
+from moco_jax.training.experiment import Experiment
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
 ACCUMULATE = flags.DEFINE_list("accumulate", ["1"], "Slices of the batch, to be compared.")
@@ -29,17 +30,10 @@ TOPOLOGY = flags.DEFINE_string("topology", "", "TPU to compile for; '': this mac
 STEPS = flags.DEFINE_integer("steps", 0, "Steps to run and time, the best of which counts.")
 
 
-def build(c: ConfigDict) -> experiment.Experiment:
+def build(c: ConfigDict) -> Experiment:
     """The experiment on one device, with as many images as its batch has."""
-    with tempfile.TemporaryDirectory() as folder:
-        images = np.zeros((c.data.batch_size, 8, 8, 3), np.uint8)
-        np.savez(f"{folder}/images.npz", images=images)
-        c.data.source = f"npz:{folder}/images.npz"
-        x = experiment.build(c)
-    devices = jax.devices()
-    if TOPOLOGY.value:
-        devices = topologies.get_topology_desc(TOPOLOGY.value, platform="tpu").devices
-    return x._replace(mesh=meshes.make_mesh(devices[:1]))
+    devices = absent_devices(TOPOLOGY.value) if TOPOLOGY.value else jax.devices()
+    return absent.build(c, devices[:1], absent.Size(c.data.batch_size))
 
 
 def random_batch(c: ConfigDict) -> dict[str, jax.Array]:
@@ -53,13 +47,10 @@ def random_batch(c: ConfigDict) -> dict[str, jax.Array]:
 def measure(c: ConfigDict) -> str:
     """A line of figures, or what the compiler says where the step does not fit the device."""
     x, begin = build(c), time.perf_counter()
-    batch = jax.eval_shape(lambda: random_batch(c))
-    lowered = experiment.make_step(x).lower(experiment.abstract_state(x), batch)
     try:
-        step = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed = re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", str(error))
-        return "needs {} of {}B".format(*needed.groups()) if needed else str(error).splitlines()[0]
+        step = compiled_step(x)
+    except DoesNotFitError as error:
+        return str(error)
     seconds, memory = time.perf_counter() - begin, step.memory_analysis()
     text = (
         f"{memory.temp_size_in_bytes / 1e9:.2f} GB beside "
@@ -69,7 +60,7 @@ def measure(c: ConfigDict) -> str:
     return f"{text}, a step {run(x, step, random_batch(c)):.2f} s" if STEPS.value else text
 
 
-def run(x: experiment.Experiment, step: jax.stages.Compiled, batch: dict) -> float:
+def run(x: Experiment, step: jax.stages.Compiled, batch: dict) -> float:
     """Seconds of the fastest step."""
     state, seconds = experiment.fresh_state(x), []
     batch = jax.device_put(batch, meshes.batched(x.mesh))

@@ -85,6 +85,7 @@ def default() -> ConfigDict:
     c.init_encoder = ""  # of several in a file: query, key, or its name; "": query, or a teacher
     c.init_partial = False  # take what fits of a file, and list what does not
     c.init_part = "all"  # weights: without optimizer and step; backbone: nothing else
+    c.profile = ""  # START:STOP: a trace of the steps after START to STOP, in the workdir; "": none
     c.compilation_cache = ""  # directory of compiled programs, for all hosts; "": JAX's own
     c.backend = "auto"  # cpu, gpu, tpu: an error where it is missing; auto: what JAX finds
 

@@ -41,6 +41,10 @@ class MissingError(WrongInputError, FileNotFoundError):
     """A file or folder that was named does not exist."""
 
 
+class DoesNotFitError(InputError):
+    """The compiler finds no room for the step on a device."""
+
+
 class CheckpointError(WrongInputError, RuntimeError):
     """A checkpoint that is there cannot be used."""
 

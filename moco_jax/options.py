@@ -141,11 +141,17 @@ def _is_pattern(x: Any) -> bool:
         return False
 
 
+def _is_span(x: str) -> bool:
+    found = re.fullmatch(r"(\d+):(\d+)", x)
+    return not x or (found is not None and int(found[1]) < int(found[2]))
+
+
 FLAG = Range(lambda x: isinstance(x, bool), "True or False")
 TEXT = Range(lambda x: isinstance(x, str), "text")
 SHARE = between(0, 1)
 COUNT = whole(0)
 SIZE = whole(1)
+SPAN = Range(lambda x: isinstance(x, str) and _is_span(x), "'' or START:STOP, as '10:20'")
 PATTERNS = each(Range(_is_pattern, "a regular expression"))
 
 _VIEW = {
@@ -163,7 +169,7 @@ _GROUPS = {
         "seed": whole(0, 2**32 - 1), "epochs": above(0), "extended_from": each(above(0)),
         "extension": one_of(EXTENSIONS), "protocol": one_of(PROTOCOLS),
         "init": TEXT, "init_encoder": TEXT, "init_partial": FLAG,
-        "init_part": one_of(INIT_PARTS), "compilation_cache": TEXT,
+        "init_part": one_of(INIT_PARTS), "compilation_cache": TEXT, "profile": SPAN,
         "backend": one_of(BACKENDS), "accumulate": SIZE,
     },
     "data": {

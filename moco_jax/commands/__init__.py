@@ -7,6 +7,7 @@ COMMANDS = {
     "convert": "reads and writes checkpoints of other programs",
     "features": "writes the features of a data set to a file",
     "knn": "kNN accuracy of a checkpoint, of its untrained network and of raw pixels",
+    "plan": "says what a run costs before it is paid, on devices that need not be there",
     "preview": "draws images and their views as the network sees them",
     "report": "writes report.html of a run, or of several on the same axes",
     "study": "runs a list of experiments that are compared, and makes their table",

@@ -161,11 +161,7 @@ def check(source: Source, data: ConfigDict, batch_size: int = 1) -> None:
       BadImage: none of 16 evenly spaced images can be read.
       StorageError: so it is, and most of them did not come in time.
     """
-    if len(source) < batch_size:
-        raise InputError(
-            f"{source.name} has {len(source)} images, fewer than data.batch_size={batch_size}; the "
-            f"largest batch is {len(source)}"
-        )
+    check_size(source, batch_size)
     if isinstance(source, ArraySource):
         return
     errors = []
@@ -178,6 +174,15 @@ def check(source: Source, data: ConfigDict, batch_size: int = 1) -> None:
     late = sum(isinstance(error, LateImage) for error in errors)
     text = f"none of {len(errors)} images of {source.name} can be read: {errors[0]}"
     raise loader.too_many(text, len(errors), late)
+
+
+def check_size(source: Source, batch_size: int) -> None:
+    """Raises InputError where a source has fewer images than a batch."""
+    if len(source) < batch_size:
+        raise InputError(
+            f"{source.name} has {len(source)} images, fewer than data.batch_size={batch_size}; the "
+            f"largest batch is {len(source)}"
+        )
 
 
 def channel_stats(source: Source, data: ConfigDict) -> tuple[tuple[float, ...], tuple[float, ...]]:

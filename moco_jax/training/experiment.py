@@ -85,31 +85,53 @@ def build(config: ConfigDict) -> Experiment:
         "images": fingerprint(data),
     }
     data, held_out = _parts(config, data)
+    x = assemble(config, mesh, data, (mean, std))
+    x = x._replace(evaluated=_evaluated(config, data), found=found, held_out=held_out)
+    if "knn" in config.evals.names and not on_features(config):
+        check_bank(config.knn, x.evaluated)
+    return x
+
+
+def assemble(
+    config: ConfigDict,
+    mesh: jax.sharding.Mesh,
+    data: Splits,
+    channels: tuple[tuple[float, ...], tuple[float, ...]],
+) -> Experiment:
+    """The experiment of a config that is checked and of data that is open; nothing is read.
+
+    Args:
+      config: the options.
+      mesh: over the devices, which need not be there.
+      data: what is trained on and tested on.
+      channels: mean and standard deviation of each channel.
+
+    Raises:
+      InputError: values do not fit each other, the data or the devices.
+    """
     facts = facts_of(config, data.train)
     task = make_task(config, facts)
     check_accumulate(config, mesh.size)
-    schedule = make_schedule(config.optim, d.batch_size, facts.steps, facts.steps_per_epoch)
+    batch_size, (mean, std) = config.data.batch_size, channels
+    schedule = make_schedule(config.optim, batch_size, facts.steps, facts.steps_per_epoch)
     params, _ = jax.eval_shape(task.init, jax.random.key(config.seed))
     tx, frozen = _optimizer(config.optim, task, params, schedule)
     x = Experiment(
         config=config,
         mesh=mesh,
         data=data,
-        evaluated=_evaluated(config, data),
+        evaluated=data,
         mean=mean,
         std=std,
-        augment=augment.make_views(task.views, d.image_size, mean, std, config.seed),
+        augment=augment.make_views(task.views, config.data.image_size, mean, std, config.seed),
         task=task,
         tx=tx,
         schedule=schedule,
         frozen=frozen,
         steps=facts.steps.steps,
         steps_per_epoch=facts.steps_per_epoch,
-        found=found,
-        held_out=held_out,
+        found={},
     )
-    if "knn" in config.evals.names and not on_features(config):
-        check_bank(config.knn, x.evaluated)
     state_shardings(x)  # refuses what cannot lie on the mesh
     return x
 

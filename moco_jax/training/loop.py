@@ -42,6 +42,7 @@ from moco_jax.training.experiment import (
 from moco_jax.training.features_once import with_features
 from moco_jax.training.first_state import first_state
 from moco_jax.training.interval import Interval
+from moco_jax.training.profiling import profiled
 from moco_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -147,6 +148,7 @@ def _loop(
         batches = stack.enter_context(train_batches(x, start))
         batch = batches.get()
         step, compiled = _compile(x, state, batch)
+        step = stack.enter_context(profiled(step, c.profile, context.workdir, start))
         page = reports.Ongoing(context, compiled)
         judge = partial(health.judge, checkpoints, c.log.max_nonfinite)
         interval = Interval(batches, judge)

@@ -43,3 +43,15 @@ def test_memory():
         "--config.model.vit.depth=1", *(f"--config.data.{option}" for option in small),
     )  # fmt: skip
     assert out.count("GB of state and batch") == out.count("a step") == 2
+
+
+@pytest.mark.slow
+def test_step():
+    """Without a peer, which needs PyTorch: tests/parity/test_step_benchmark.py."""
+    small = ("batch_size=8", "eval_batch_size=8", "image_size=32")
+    out = run(
+        "benchmarks.step", "--config=configs/v3_vit.py:s16", "--rounds=1", "--seconds=0",
+        "--config.model.vit.depth=1", *(f"--config.data.{option}" for option in small),
+    )  # fmt: skip
+    assert out.count("images/s") == out.count("GFLOP/s a device") == 2
+    assert "ours on ready views: " in out

@@ -29,6 +29,7 @@ def source(tmp_path):
 def test_run_writes_all_metrics_and_a_checkpoint(method, source, tmp_path, caplog):
     c = tiny_config(method, source)
     c.log.tensorboard = method == "v1"
+    c.profile = "6:8" if method == "v1" else ""
     assert loop.run(c, tmp_path / "run") == 0
     rows = metrics.read(tmp_path / "run")
     assert rows[0]["step"] == 0
@@ -56,6 +57,7 @@ def test_run_writes_all_metrics_and_a_checkpoint(method, source, tmp_path, caplo
     assert knn[0]["metrics"] == {"top1": rows[-1]["knn_top1"]}
     assert (knn[0]["examples"], knn[0]["settings"]["encoder"]) == (80, "step 20")
     assert bool(list((tmp_path / "run").glob("tensorboard/*"))) == (method == "v1")
+    assert (tmp_path / "run" / "profile.txt").exists() == (method == "v1")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "complete" in page
     assert page.count("<img ") == 8 * 3 + 10 * 17, "views and neighbours"

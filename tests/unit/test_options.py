@@ -94,7 +94,7 @@ SHARES = [
      ("data.view1.jitter", (0.4, 0.4, 0.4, 0.6)), ("data.view1.jitter", (0.4, 0.4, 0.4)),
      ("data.view1.order", ("flip", "flip")), ("data.view2.randaugment_magnitude", 10.5),
      ("supervised.lrs", (1.0, 0.0)), ("knn.ks", (10, 0)), ("data.std", (0.2, 0.0)),
-     ("optim.freeze", ("conv(1",))],
+     ("optim.freeze", ("conv(1",)), ("profile", "3"), ("profile", "3:3"), ("profile", "-1:3")],
 )  # fmt: skip
 def test_ends_of_ranges(name, value):
     refused(name, value)
