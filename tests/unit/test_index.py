@@ -110,7 +110,7 @@ def test_what_was_left_out_is_kept_with_the_list(root, tmp_path, listings):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("version", [None, 1, 99])
+@pytest.mark.parametrize("version", [None, 2, 99])
 def test_a_list_of_another_version_is_made_anew(root, tmp_path, listings, version):
     cache = tmp_path / "cache"
     open_source(f"folder:{root}", str(cache))
