@@ -37,7 +37,7 @@ def choose_label(
 def _choose(what: str, kind: str, found: Sequence[str], allowed: Sequence[str], wanted: str) -> str:
     if wanted:
         return choose(f"data.{kind}_column", wanted, allowed)
-    usual = [column for column in found if column in _USUAL]
+    usual = [column for column in found if column.rpartition(".")[2] in _USUAL]
     if len(found) > 1 and len(usual) != 1:
         raise InputError(
             f"{what} has {len(found)} columns of {kind}s, {', '.join(found)}: choose one, "

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # Times of file systems may be this coarse: a folder that changed so recently may change again
 # without showing it, and its list is not kept.
-_TICK = 2_000_000_000  # ns
+TICK = 2_000_000_000  # ns
 _VERSION = 3  # of the file: another one's is made anew
 
 
@@ -110,7 +110,7 @@ def save(index: Index, folders: Mapping[str, int], begin: int, file: pathlib.Pat
     Returns:
       The index, on file where that was possible.
     """
-    if max(folders.values()) > begin - _TICK:
+    if max(folders.values()) > begin - TICK:
         log.info("%s has just changed: its list of images is not kept", index.root)
         return index
     if fleeting := set(index.left_out) & set(listing.FLEETING):

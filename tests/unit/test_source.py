@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
     ("spec", "message"),
     [
         ("fodler:/x", "'fodler' is not one of.*did you mean 'folder'"),
-        ("", "is not one of embedded, folder, hf, npz, tfds"),
+        ("", "is not one of embedded, folder, hf, npz, tfds, wds"),
         ("folder:", "expected 'folder:PATH'"),
         ("npz", "expected 'npz:PATH'"),
         ("tfds", "expected 'tfds:NAME'"),
