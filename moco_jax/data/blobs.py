@@ -1,7 +1,7 @@
 """Files of file systems and objects of buckets, found by patterns and read in parts.
 
 A pattern is a path or an address (gs://..., s3://...) with `{000..127}` or `{a,b}`, which stand for
-each of these, and `*`, `?`, `[...]`, `**` for whatever is there.
+each of these, as `{train-{0..9},val}` does, and `*`, `?`, `[...]`, `**` for whatever is there.
 """
 
 import concurrent.futures
@@ -15,13 +15,19 @@ import stat
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import fsspec.asyn
+
 from moco_jax import places
 from moco_jax.data.source import existing
 from moco_jax.errors import InputError, MissingError
 from moco_jax.files import is_trouble, retrying
 
 _ASKED = 16  # at a time
-_BRACE = re.compile(r"\{([^{}]*)\}")
+# An answer of a bucket may take so long; less than data.read_seconds, after which the image would
+# be to blame.
+_SECONDS = 30.0
+_PART = r"[^{},]|\{[^{}]*\}"  # of what stands between commas: braces in braces, once
+_BRACE = re.compile(rf"\{{((?:{_PART}|,)*)\}}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000  # paths that a pattern may stand for
 _STAMPS = ("generation", "etag", "ETag", "md5Hash", "mtime", "LastModified")  # the surest first
@@ -52,20 +58,22 @@ def expand(pattern: str) -> list[str]:
         if "{" in pattern or "}" in pattern:
             raise InputError(f"{pattern!r}: a brace without its other; expected {{000..127}}")
         return [pattern]
-    before, after = pattern[: found.start()], pattern[found.end() :]
+    before, after, values = pattern[: found.start()], pattern[found.end() :], []
+    for part in _alternatives(pattern, found[1]):
+        values += expand(part)
     ends = expand(after)
-    values = _alternatives(pattern, found[1])
     if len(values) * len(ends) > _MOST:
         raise InputError(f"{pattern!r} stands for {len(values) * len(ends):,} paths")
     return [before + value + end for value, end in itertools.product(values, ends)]
 
 
 def _alternatives(pattern: str, inside: str) -> Sequence[str]:
-    """What one brace stands for."""
+    """What one brace stands for; the parts may have braces themselves."""
     if not (numbers := _RANGE.fullmatch(inside)):
-        if "," not in inside:
+        parts = re.findall(rf"(?:^|(?<=,))(?:{_PART})*(?=,|$)", inside)
+        if len(parts) < 2:
             raise InputError(f"{pattern!r}: {{{inside}}}; expected {{000..127}} or {{a,b}}")
-        return inside.split(",")
+        return parts
     first, last = map(int, numbers.groups())
     if last < first or last - first >= _MOST:
         raise InputError(f"{pattern!r}: {{{inside}}}; expected the smaller number first, and at "
@@ -150,10 +158,11 @@ def read(path: str, start: int, size: int) -> bytes:
     if not places.scheme(path):
         with open(path, "rb", 0) as file:
             return os.pread(file.fileno(), size, start)
-    scheme, name = places.split("a file", path)
+    scheme, key = places.split("a file", path)
     files = places.filesystem(scheme)
     with places.translated(path):
-        return files.cat_file(name, start=start, end=start + size)
+        part = {"start": start, "end": start + size}
+        return fsspec.asyn.sync(files.loop, files._cat_file, key, **part, timeout=_SECONDS)
 
 
 def name(path: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from moco_jax import places
 from moco_jax.errors import InputError
 
 _WIDTH = 8  # bytes, to whose multiples each array is moved
@@ -30,9 +31,14 @@ def cache_file(cache_dir: str, name: str, what: str, ending: str) -> pathlib.Pat
 
 
 def cache_folder(cache_dir: str) -> pathlib.Path:
-    """`data.cache_dir`, or else where caches go."""
+    """`data.cache_dir`, or else where caches go.
+
+    Raises:
+      InputError: it is in a bucket.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(cache_dir or os.path.join(home, "moco_jax")).expanduser()
+    folder = pathlib.Path(cache_dir or os.path.join(home, "moco_jax")).expanduser()
+    return places.local("data.cache_dir", folder)
 
 
 def write(file: pathlib.Path, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

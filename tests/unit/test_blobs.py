@@ -16,6 +16,8 @@ from moco_jax.data import blobs
         ("{008..11}", ["008", "009", "010", "011"]),
         ("{b,a}/{0..1}", ["b/0", "b/1", "a/0", "a/1"]),
         ("x{,-more}", ["x", "x-more"]),
+        ("{t-{1..2},v,}.tar", ["t-1.tar", "t-2.tar", "v.tar", ".tar"]),
+        ("{a{b,c},{d,e}f}", ["ab", "ac", "df", "ef"]),
         ("gs://b/{1..1}*", ["gs://b/1*"]),
     ],
 )
@@ -28,6 +30,7 @@ def test_braces_stand_for_each_of_these(pattern, expected):
     [
         ("{000.127}", r"\{000.127\}; expected \{000..127\}"),
         ("{}", "expected"),
+        ("{{0..2}}", "expected"),
         ("{000..127.tar", "a brace without its other"),
         ("000..127}.tar", "a brace without its other"),
         ("{9..2}", "the smaller number first"),

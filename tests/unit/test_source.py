@@ -32,6 +32,9 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
         ("tfds", "expected 'tfds:NAME'"),
         ("hf:", "expected 'hf:NAME_OR_PATH'"),
         ("embedded:10", "expected 'embedded'"),
+        ("folder:gs://bucket/images", "too slow in a bucket; expected tar shards .*wds:gs://"),
+        ("npz:ftp://host/a.npz", "ftp:// is not supported; expected .*gs:// or s3://"),
+        ("hf:ftp://host/data", "ftp:// is not supported"),
     ],
 )
 def test_a_malformed_name_is_refused(spec, message):

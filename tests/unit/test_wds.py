@@ -205,10 +205,11 @@ def test_what_cannot_be_meant_is_refused(tmp_path, files, columns, message):
 # The order and the file of the index
 
 
-def stream(root, steps, start=0, processes=1):
+def stream(where, root, steps, start=0, processes=1):
+    """Batches of a source whose index is kept in `root`."""
     data = config.default().data
     data.update(batch_size=3, threads=2, processes=processes, image_size=8, array_gb=0.0)
-    data.update(source=f"wds:{root}", cache_dir=str(root / "cache"))
+    data.update(source=f"wds:{where}", cache_dir=str(root / "cache"))
     with pipeline.train_batches(pipeline.open_data(data).train, data, 5, start) as batches:
         return [next(batches) for _ in range(steps)]
 
@@ -218,7 +219,8 @@ def test_the_order_is_exact_wherever_it_starts(tmp_path, processes):
     """Eight images in three shards: sample g is image permutation(seed, epoch)[g % 8]."""
     for n, some in enumerate(([0, 1, 2], [3], [4, 5, 6, 7])):
         make_shard(tmp_path / f"{n}.tar", samples(some, [10 * level for level in some]))
-    whole, resumed = stream(tmp_path, 6), stream(tmp_path, 2, 4, processes)
+    whole = stream(tmp_path, tmp_path, 6)
+    resumed = stream(tmp_path, tmp_path, 2, 4, processes)
     order = np.concatenate([pipeline.sample_order(5, epoch, 8) for epoch in range(3)])
     index_of = np.concatenate([batch["index"] for batch in whole])
     assert index_of.tolist() == order[:18].tolist()
