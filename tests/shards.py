@@ -8,6 +8,9 @@ import time
 import numpy as np
 from PIL import Image
 
+from moco_jax import config
+from moco_jax.data import pipeline
+
 
 def png(level, size=(6, 8)):
     """An image of one level, encoded."""
@@ -51,3 +54,12 @@ def read_with_tarfile(path):
     """Name -> content of the files of a shard."""
     with tarfile.open(path) as tar:
         return {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}
+
+
+def stream(where, root, steps, start=0, processes=1):
+    """Batches of a source whose index is kept in `root`."""
+    data = config.default().data
+    data.update(batch_size=3, threads=2, processes=processes, image_size=8, array_gb=0.0)
+    data.update(source=f"wds:{where}", cache_dir=str(root / "cache"))
+    with pipeline.train_batches(pipeline.open_data(data).train, data, 5, start) as batches:
+        return [next(batches) for _ in range(steps)]

@@ -15,8 +15,6 @@ import stat
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import fsspec.asyn
-
 from moco_jax import places
 from moco_jax.data.source import existing
 from moco_jax.errors import InputError, MissingError
@@ -106,7 +104,12 @@ def find(option: str, pattern: str, ending: str) -> list[Blob]:
 def _find(option: str, ending: str, path: str) -> list[Blob]:
     """What one pattern without braces stands for."""
     ask = functools.partial(_find_remote if places.scheme(path) else _find_local, option)
-    return sorted(retrying(f"looking for {path}", lambda: ask(ending, path), is_trouble))
+    try:
+        return sorted(retrying(f"looking for {path}", lambda: ask(ending, path), is_trouble))
+    except FileNotFoundError:
+        return []
+    except PermissionError as error:
+        raise InputError(f"{option}: no access: {error}") from error
 
 
 def _find_local(option: str, ending: str, path: str) -> list[Blob]:
@@ -133,10 +136,7 @@ def _find_remote(option: str, ending: str, address: str) -> list[Blob]:
         if glob.has_magic(path):
             found = files.glob(path, detail=True)
         else:
-            try:
-                found = {path: files.info(path)}
-            except FileNotFoundError:
-                return []
+            found = {path: files.info(path)}
             if found[path]["type"] == "directory":
                 found = {
                     n: i for n, i in files.find(path, detail=True).items() if n.endswith(ending)
@@ -160,9 +160,11 @@ def read(path: str, start: int, size: int) -> bytes:
             return os.pread(file.fileno(), size, start)
     scheme, key = places.split("a file", path)
     files = places.filesystem(scheme)
+    from fsspec.asyn import sync  # which the file system has brought
+
     with places.translated(path):
         part = {"start": start, "end": start + size}
-        return fsspec.asyn.sync(files.loop, files._cat_file, key, **part, timeout=_SECONDS)
+        return sync(files.loop, files._cat_file, key, **part, timeout=_SECONDS)
 
 
 def name(path: str) -> str:

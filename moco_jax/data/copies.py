@@ -105,7 +105,7 @@ def _copy(spec: str, folder: pathlib.Path, new: Mapping[str, Blob], known: dict[
 
 def _download(folder: pathlib.Path, name: str, blob: Blob) -> Blob:
     file = folder / name
-    part = file.with_name(f"{file.name}.part")
+    part = packed.part_of(file)
 
     def attempt() -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

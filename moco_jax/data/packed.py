@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import socket
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,19 +40,31 @@ def cache_folder(cache_dir: str) -> pathlib.Path:
     return places.local("data.cache_dir", folder)
 
 
+def part_of(file: pathlib.Path) -> pathlib.Path:
+    """What a file is called until it is whole: of each process its own, as hosts share homes."""
+    return file.with_name(f"{file.name}.{socket.gethostname()}.{os.getpid()}.part")
+
+
 def write(file: pathlib.Path, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a file for `open_file`, whole or not at all, with a stamp that no other has.
+    """Writes a file for `open_file`, whole or not at all, with a stamp that tells its content.
+
+    So it does not matter which of several processes wrote it.
 
     Raises:
       OSError: it fails.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     kinds = {name: [array.dtype.str, len(array)] for name, array in arrays.items()}
-    stamp = f"{time.time_ns()}-{os.getpid()}"
-    part = file.with_suffix(f".{socket.gethostname()}.{os.getpid()}.part")  # hosts share homes
+    digest = hashlib.sha256(json.dumps([head, kinds]).encode())
+    for array in arrays.values():
+        digest.update(array.view(np.uint8))
+    head = {**head, "stamp": digest.hexdigest(), "arrays": kinds}
+    part = part_of(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     with part.open("wb") as out:
-        out.write(json.dumps({**head, "stamp": stamp, "arrays": kinds}).encode() + b"\n")
+        out.write(
+            json.dumps({**head, "stamp": digest.hexdigest(), "arrays": kinds}).encode() + b"\n"
+        )
         for array in arrays.values():
             out.write(bytes(-out.tell() % _WIDTH))
             array.tofile(out)

@@ -7,12 +7,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from moco_jax import config
 from moco_jax.data import pipeline
 from moco_jax.data import samples as index
 from moco_jax.data.source import data_facts, open_source
 from tests.folders import labels, levels
-from tests.shards import aged, make_shard, png, read_with_tarfile, sample, samples
+from tests.shards import aged, make_shard, png, read_with_tarfile, sample, samples, stream
 
 
 def opened(root, *columns, pattern=""):
@@ -205,15 +204,6 @@ def test_what_cannot_be_meant_is_refused(tmp_path, files, columns, message):
 # The order and the file of the index
 
 
-def stream(where, root, steps, start=0, processes=1):
-    """Batches of a source whose index is kept in `root`."""
-    data = config.default().data
-    data.update(batch_size=3, threads=2, processes=processes, image_size=8, array_gb=0.0)
-    data.update(source=f"wds:{where}", cache_dir=str(root / "cache"))
-    with pipeline.train_batches(pipeline.open_data(data).train, data, 5, start) as batches:
-        return [next(batches) for _ in range(steps)]
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_order_is_exact_wherever_it_starts(tmp_path, processes):
     """Eight images in three shards: sample g is image permutation(seed, epoch)[g % 8]."""
@@ -295,6 +285,16 @@ def test_workers_refuse_an_index_that_was_made_anew(tmp_path):
     opened(tmp_path)
     with pytest.raises(ValueError, match="made anew by another run"):
         pickle.loads(sent)
+
+
+def test_an_index_that_another_process_made_as_well_is_the_same(tmp_path):
+    """Processes of one run start together, and have one cache."""
+    make_shard(tmp_path / "a.tar", samples([1, 2], [0, 1]))
+    sent = pickle.dumps(opened(tmp_path).train.read)
+    (file,) = (tmp_path / "cache").iterdir()
+    file.unlink()
+    opened(tmp_path)
+    assert pickle.loads(sent)(1) == (png(2), 1)
 
 
 def test_it_is_said_what_is_there(tmp_path):
