@@ -1,16 +1,19 @@
 """Data in a bucket: what is read is what lies in a folder, whatever the server does."""
 
 import re
+import signal
 import time
 
 import numpy as np
 import pytest
 
+from moco_jax import checkpoint
+from moco_jax.bucket import fetched
 from moco_jax.data import samples as index
 from moco_jax.data.fingerprint import fingerprint
 from moco_jax.data.source import open_source
 from tests.buckets.test_runs import PATIENT
-from tests.faults.runs import STEP, Run, saved
+from tests.faults.runs import LAST, STEP, Run, saved
 from tests.shards import make_shard, png, samples, stream
 
 pytestmark = pytest.mark.buckets
@@ -102,14 +105,14 @@ def images(home, servers):
 
 def start(home, workdir, source, bucket, **disturbance):
     flags = f"--config.data.source=wds:{source}", f"--config.data.cache_dir={home}/cache"
-    return Run(home, home / workdir, *flags, "--config.data.array_gb=0", "--config.data.threads=2",
+    return Run(home, workdir, *flags, "--config.data.array_gb=0", "--config.data.threads=2",
                variables=bucket.variables, **disturbance)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def undisturbed_images(home, images, servers):
     """A run from the folder."""
-    with start(home, "from_folder", images, servers["s3"]) as run:
+    with start(home, home / "from_folder", images, servers["s3"]) as run:
         run.end(0)
     return home / "from_folder"
 
@@ -120,7 +123,7 @@ def undisturbed_images(home, images, servers):
 def test_a_run_goes_on_when_the_server_does(home, servers, undisturbed_images, kind, state):
     bucket, name = servers[kind], f"{kind}_{state}"
     source = bucket.path("images/a.tar")
-    with start(home, name, source, bucket, gate=f"{STEP}#2", set=PATIENT) as run:
+    with start(home, home / name, source, bucket, gate=f"{STEP}#2", set=PATIENT) as run:
         run.at_gate()
         bucket.way.state = state
         run.go()
@@ -132,10 +135,20 @@ def test_a_run_goes_on_when_the_server_does(home, servers, undisturbed_images, k
     assert saved(home / name) == saved(undisturbed_images)
 
 
+def test_workdir_and_images_in_a_bucket_killed_and_resumed(home, bucket, undisturbed_images):
+    source, workdir = bucket.path("images/a.tar"), bucket.path("all")
+    with start(home, workdir, source, bucket, gate=f"{STEP}#11") as run:
+        run.at_gate().signal(signal.SIGKILL)
+    with start(home, workdir, source, bucket) as run:
+        assert "Resuming at step" in run.end(0)
+    with fetched(workdir / "checkpoints" / str(LAST)) as step:
+        assert checkpoint.read(step)[1]["checksums"] == saved(undisturbed_images)
+
+
 @pytest.mark.parametrize("at", [f"{STEP}#2", "moco_jax.data.wds:_samples#1"])
 def test_a_server_that_is_gone_ends_the_run_with_75(home, s3, images, at):
-    name = f"gone_{at[-9]}"
-    with start(home, name, s3.path("images/a.tar"), s3, gate=at) as run:
+    name = at.rpartition(":")[2]
+    with start(home, home / name, s3.path("images/a.tar"), s3, gate=at) as run:
         run.at_gate()
         s3.way.state = "gone"
         run.go()
