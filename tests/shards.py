@@ -10,6 +10,7 @@ from PIL import Image
 
 from moco_jax import config
 from moco_jax.data import pipeline
+from moco_jax.data.source import open_source
 
 
 def png(level, size=(6, 8)):
@@ -54,6 +55,11 @@ def read_with_tarfile(path):
     """Name -> content of the files of a shard."""
     with tarfile.open(path) as tar:
         return {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}
+
+
+def opened(root, *columns, pattern=""):
+    """A source of shards, its index kept beside them."""
+    return open_source(f"wds:{pattern or root}", str(root / "cache"), *columns)
 
 
 def stream(where, root, steps, start=0, processes=1):

@@ -135,12 +135,11 @@ def _find_remote(option: str, ending: str, address: str) -> list[Blob]:
     with places.translated(address):
         if glob.has_magic(path):
             found = files.glob(path, detail=True)
+        elif (info := files.info(path))["type"] == "directory":
+            inside = files.find(path, detail=True)
+            found = {name: inside[name] for name in inside if name.endswith(ending)}
         else:
-            found = {path: files.info(path)}
-            if found[path]["type"] == "directory":
-                found = {
-                    n: i for n, i in files.find(path, detail=True).items() if n.endswith(ending)
-                }
+            found = {path: info}
     return [_remote(scheme, name, info) for name, info in found.items() if info["type"] == "file"]
 
 
@@ -159,12 +158,18 @@ def read(path: str, start: int, size: int) -> bytes:
         with open(path, "rb", 0) as file:
             return os.pread(file.fileno(), size, start)
     scheme, key = places.split("a file", path)
-    files = places.filesystem(scheme)
+    files = _file_system(scheme, os.getpid())
     from fsspec.asyn import sync  # which the file system has brought
 
     with places.translated(path):
         part = {"start": start, "end": start + size}
         return sync(files.loop, files._cat_file, key, **part, timeout=_SECONDS)
+
+
+@functools.cache
+def _file_system(scheme: str, _: int) -> Any:
+    """One for all threads of a process: each that is made asks for credentials."""
+    return places.filesystem(scheme)
 
 
 def name(path: str) -> str:

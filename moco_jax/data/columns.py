@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from moco_jax.config import choose
 from moco_jax.errors import InputError
 
+# Called so, a column holds labels, though nothing else says it.
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
 _USUAL = ("image", "img", "label", "labels")  # where there are several, these are meant
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from moco_jax import places
 from moco_jax.data import layout
-from moco_jax.data.columns import choose_image, choose_label
+from moco_jax.data.columns import LABEL_NAMES, choose_image, choose_label
 from moco_jax.data.copies import local_copy
 from moco_jax.data.labels import class_numbers
 from moco_jax.data.listing import read_file
@@ -21,7 +21,6 @@ from moco_jax.errors import BadImage, InputError
 from moco_jax.extras import extra
 
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
-_LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
 _NAMED = 10_000  # images whose names tell the kinds of all
 
 
@@ -115,7 +114,7 @@ def _label_columns(features: Any) -> list[str]:
     """Columns that may hold labels: of ClassLabel, or of numbers or text with a usual name."""
     datasets = _library()
     sure = [key for key, f in features.items() if isinstance(f, datasets.ClassLabel)]
-    usual = [key for key in features if key.lower() in _LABEL_NAMES]
+    usual = [key for key in features if key.lower() in LABEL_NAMES]
     values = [key for key in usual if isinstance(features[key], datasets.Value)]
     return sure or [key for key in values if "float" not in features[key].dtype]
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from moco_jax.data import blobs
 from moco_jax.data.blobs import Blob
+from moco_jax.data.columns import LABEL_NAMES
 from moco_jax.data.formats import EXTENSIONS
 from moco_jax.data.listing import HIDDEN, NO_FILE, SYSTEM, SYSTEM_FOLDERS
 from moco_jax.data.summary import LeftOut
@@ -21,7 +22,6 @@ from moco_jax.errors import InputError
 from moco_jax.files import is_trouble, retrying
 
 CLASS, JSON = "cls", "json"  # kinds of files that hold labels
-USUAL_FIELDS = ("label", "labels", "class", "category", "target", "y")
 NO_TAR, CUT, AFTER = "files that are no tar", "damaged or cut short from there on", "after its end"
 TWICE, NO_IMAGE = "names that a shard has twice", "samples without an image"
 UNREADABLE = "labels that cannot be read"
@@ -55,7 +55,6 @@ class Shard:
       names: of the image's file, for each.
       places: where its bytes are: offset and size.
       columns: what may be labels: 'cls' or 'json.FIELD' -> number of the sample -> value.
-      keys: of the samples.
       left_out: what is none of all this; kinds of other files, as '.txt files'.
     """
 
@@ -162,7 +161,7 @@ def _labels(
         if kind != JSON or wanted.label == JSON:
             return {kind: content.decode().strip()}
         fields = json.loads(content)
-        paths = [wanted.label.partition(".")[2]] if wanted.label else USUAL_FIELDS
+        paths = [wanted.label.partition(".")[2]] if wanted.label else LABEL_NAMES
         found = {path: _field(fields, path) for path in paths}
         return {f"{JSON}.{path}": value for path, value in found.items() if value is not None}
     except (ValueError, RecursionError):
