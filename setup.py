@@ -73,6 +73,7 @@ setuptools.setup(
         "buckets": [
             *GCS,
             *S3,
+            "datasets>=4.4,<6",
             "flask>=3.1,<4",
             "flask-cors>=6,<7",
             "gcp-storage-emulator>=2026.7,<2027",

@@ -90,9 +90,9 @@ def default() -> ConfigDict:
     c.backend = "auto"  # cpu, gpu, tpu: an error where it is missing; auto: what JAX finds
 
     c.data = d = ConfigDict()
-    d.source = "tfds:imagenet2012"  # embedded, folder:PATH, npz:PATH, hf:NAME_OR_PATH, tfds:NAME
-    d.image_column = ""  # of hf: and tfds:, which images; "": the only ones
-    d.label_column = ""  # of hf: and tfds:, which labels; "": the only ones, or those named so
+    d.source = "tfds:imagenet2012"  # also embedded, folder:PATH, npz:PATH, hf:NAME, wds:PATTERN
+    d.image_column = ""  # of hf:, tfds: and wds:, which images; "": the only ones
+    d.label_column = ""  # of hf:, tfds: and wds:, which labels; "": the only ones, or named so
     d.label_share = 1.0  # of the training images of each class, at least one; 1: all, or unlabelled
     d.batch_size = 256  # images over ALL devices and hosts
     d.image_size = 224  # pixels, of the square views
@@ -112,7 +112,7 @@ def default() -> ConfigDict:
     d.read_seconds = 60.0  # that an image, or any sign of a folder's listing, may take; 0: no limit
     d.array_gb = 4.0  # encoded images of one size up to 64 x 64 become an array up to this size
     d.resident_gb = 4.0  # an array up to this size lies on each device; larger ones are sent
-    d.cache_dir = ""  # of folder indices; "": $XDG_CACHE_HOME/moco_jax or ~/.cache/moco_jax
+    d.cache_dir = ""  # of lists of images; "": $XDG_CACHE_HOME/moco_jax or ~/.cache/moco_jax
 
     c.model = m = ConfigDict()
     m.name = "resnet50"  # resnet18..152, vit_tiny, vit_small, vit_base, vit_large, vit_huge, pixels

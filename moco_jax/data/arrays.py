@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from moco_jax import places
+from moco_jax.data.copies import local_copy
 from moco_jax.data.labels import class_numbers
 from moco_jax.data.source import ArraySource, Opening, Splits, existing
 from moco_jax.data.summary import Understood
@@ -33,8 +35,8 @@ def open_embedded(*_: str | Opening) -> Splits:
         return _splits("embedded", arrays)
 
 
-def open_npz(where: str, _: Opening = Opening()) -> Splits:
-    """Opens a .npz file.
+def open_npz(where: str, opening: Opening = Opening()) -> Splits:
+    """Opens a .npz file, of which a copy is made where it is in a bucket.
 
     It holds `images`, uint8 (N, H, W) or (N, H, W, C), and where wanted `labels`, integers or
     strings (N,), `names` of the images, the same with `test_` before, and `class_names`.
@@ -42,8 +44,9 @@ def open_npz(where: str, _: Opening = Opening()) -> Splits:
     Raises:
       InputError: for a missing key, a wrong dtype or shape, lengths that differ, a damaged file.
     """
-    path = existing(where)
-    name = f"npz:{path}"
+    remote = places.scheme(where)
+    path = local_copy(f"npz:{where}", where, opening.cache_dir) if remote else existing(where)
+    name = f"npz:{where if remote else path}"
     if not (path.is_file() and zipfile.is_zipfile(path)):
         raise InputError(f"{name} is not a .npz file, as numpy.savez_compressed writes it")
     arrays = _read_all(name, path)

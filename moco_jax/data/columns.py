@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from moco_jax.config import choose
 from moco_jax.errors import InputError
 
+# Called so, a column holds labels, though nothing else says it.
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
 _USUAL = ("image", "img", "label", "labels")  # where there are several, these are meant
 
 
@@ -37,7 +39,7 @@ def choose_label(
 def _choose(what: str, kind: str, found: Sequence[str], allowed: Sequence[str], wanted: str) -> str:
     if wanted:
         return choose(f"data.{kind}_column", wanted, allowed)
-    usual = [column for column in found if column in _USUAL]
+    usual = [column for column in found if column.rpartition(".")[2] in _USUAL]
     if len(found) > 1 and len(usual) != 1:
         raise InputError(
             f"{what} has {len(found)} columns of {kind}s, {', '.join(found)}: choose one, "

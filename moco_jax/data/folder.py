@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from moco_jax import places
 from moco_jax.data import index, layout, listing
 from moco_jax.data.formats import EXTENSIONS
 from moco_jax.data.index import Index
@@ -38,6 +39,11 @@ def open_folder(where: str, opening: Opening) -> Splits:
       InputError: it holds no images, or not in one of these forms.
       StorageError: the place that it is in does not answer.
     """
+    if scheme := places.scheme(where):
+        raise InputError(
+            f"folder:{where}: a file for each image is too slow in a bucket; expected tar shards "
+            f"(docs/data.md): wds:{scheme}://..., or a folder of a file system"
+        )
     opened = functools.partial(_open, where, opening)
     return while_it_lives(opened, opening.read_seconds)
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from moco_jax import places
 from moco_jax.data import layout
-from moco_jax.data.columns import choose_image, choose_label
+from moco_jax.data.columns import LABEL_NAMES, choose_image, choose_label
+from moco_jax.data.copies import local_copy
 from moco_jax.data.labels import class_numbers
 from moco_jax.data.listing import read_file
 from moco_jax.data.source import EncodedSource, Opening, Splits
@@ -19,7 +21,6 @@ from moco_jax.errors import BadImage, InputError
 from moco_jax.extras import extra
 
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
-_LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
 _NAMED = 10_000  # images whose names tell the kinds of all
 
 
@@ -30,14 +31,15 @@ def open_hf(where: str, opening: Opening = Opening()) -> Splits:
 
     Args:
       where: `NAME` or `NAME:CONFIG` as on the hub; or the path of a folder that `save_to_disk`
-        wrote, or that `datasets.load_dataset` knows to read (Parquet files, images).
-      opening: its columns.
+        wrote, or that `datasets.load_dataset` knows to read (Parquet files, images); or such a
+        folder's address in a bucket, of which a copy is made.
+      opening: its columns, and where the copy is kept.
 
     Raises:
       InputError: the library is missing; it cannot load the data set; no training split; no
         images; it is not clear which column is meant.
     """
-    splits = _load(where)
+    splits = _load(where, opening.cache_dir)
     chosen = layout.pick(splits)
     if layout.TRAIN not in chosen:
         raise InputError(f"hf:{where} has no split 'train', only {', '.join(splits)}")
@@ -58,9 +60,11 @@ def _library() -> Any:
     return datasets
 
 
-def _load(where: str) -> dict[str, Any]:
+def _load(where: str, cache_dir: str) -> dict[str, Any]:
     """The data set's splits by name; a data set without splits is one for training."""
     datasets, path = _library(), pathlib.Path(where).expanduser()
+    if places.scheme(where):
+        path = local_copy(f"hf:{where}", where, cache_dir)
     name, _, subset = where.partition(":")
     try:
         if any((path / file).exists() for file in _SAVED):
@@ -110,7 +114,7 @@ def _label_columns(features: Any) -> list[str]:
     """Columns that may hold labels: of ClassLabel, or of numbers or text with a usual name."""
     datasets = _library()
     sure = [key for key, f in features.items() if isinstance(f, datasets.ClassLabel)]
-    usual = [key for key in features if key.lower() in _LABEL_NAMES]
+    usual = [key for key in features if key.lower() in LABEL_NAMES]
     values = [key for key in usual if isinstance(features[key], datasets.Value)]
     return sure or [key for key in values if "float" not in features[key].dtype]
 

@@ -7,28 +7,23 @@ N number of images
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
 import os
 import pathlib
-import socket
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from moco_jax.data import listing, summary
+from moco_jax.data import listing, packed, summary
 from moco_jax.data.patience import waiting_for
-from moco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
 # Times of file systems may be this coarse: a folder that changed so recently may change again
 # without showing it, and its list is not kept.
-_TICK = 2_000_000_000  # ns
-_VERSION = 2  # of the file: another one's is made anew
+TICK = 2_000_000_000  # ns
+_VERSION = 3  # of the file: another one's is made anew
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,11 +81,8 @@ class Index:
 
 
 def cache_file(cache_dir: str, root: str) -> pathlib.Path:
-    """Where the list of `root` is kept: in `cache_dir`, or else where caches go."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = pathlib.Path(cache_dir or os.path.join(home, "moco_jax")).expanduser()
-    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    return folder / f"{os.path.basename(root)}-{digest}.index"
+    """Where the list of `root` is kept."""
+    return packed.cache_file(cache_dir, os.path.basename(root), root, "index")
 
 
 def load(file: pathlib.Path) -> Index | None:
@@ -118,7 +110,7 @@ def save(index: Index, folders: Mapping[str, int], begin: int, file: pathlib.Pat
     Returns:
       The index, on file where that was possible.
     """
-    if max(folders.values()) > begin - _TICK:
+    if max(folders.values()) > begin - TICK:
         log.info("%s has just changed: its list of images is not kept", index.root)
         return index
     if fleeting := set(index.left_out) & set(listing.FLEETING):
@@ -129,23 +121,15 @@ def save(index: Index, folders: Mapping[str, int], begin: int, file: pathlib.Pat
         "version": _VERSION,
         "root": index.root,
         "class_names": index.class_names,
-        "labelled": index.labels is not None,
-        "count": len(index),
         "kinds": index.kinds,
         "left_out": index.left_out,
-        "stamp": f"{time.time_ns()}-{os.getpid()}",
         "folders": folders,
     }
-    part = file.with_suffix(f".{socket.gethostname()}.{os.getpid()}.part")  # hosts share homes
+    arrays = {"ends": index.ends, "names": index.names}
+    if index.labels is not None:
+        arrays["labels"] = index.labels
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as out:
-            out.write(json.dumps(head).encode() + b"\n")
-            index.ends.tofile(out)
-            if index.labels is not None:
-                index.labels.tofile(out)
-            index.names.tofile(out)
-        part.replace(file)
+        packed.write(file, head, arrays)
     except OSError as error:
         log.warning("the list of images of %s is not kept: %s", index.root, error)
         return index
@@ -155,29 +139,16 @@ def save(index: Index, folders: Mapping[str, int], begin: int, file: pathlib.Pat
 
 def _open(file: pathlib.Path) -> tuple[Index, dict[str, int]]:
     """Maps a file of `save` into memory; the second are its folders."""
-    with file.open("rb") as opened:
-        head = json.loads(opened.readline())
-        at, n = opened.tell(), head["count"]
-    if head.get("version") != _VERSION:
-        raise InputError(f"{file} is of another version")
-    data = np.memmap(file, np.uint8, "r")
-    ends = np.frombuffer(data, np.int64, n, at)
-    at += ends.nbytes
-    labels = np.frombuffer(data, np.int32, n, at) if head["labelled"] else None
-    at += labels.nbytes if head["labelled"] else 0
-    if len(data) != at + ends[-1]:
-        raise InputError(f"{file} is cut short")
-    names = np.frombuffer(data, np.uint8, offset=at)
+    head, arrays = packed.open_file(file, _VERSION)
     left_out = {reason: tuple(found) for reason, found in head["left_out"].items()}
     index = Index(
-        head["root"], tuple(head["class_names"]), labels, ends, names, head["kinds"], left_out,
-        (str(file), head["stamp"]),
+        head["root"], tuple(head["class_names"]), arrays.get("labels"), arrays["ends"],
+        arrays["names"], head["kinds"], left_out, (str(file), head["stamp"]),
     )  # fmt: skip
     return index, head["folders"]
 
 
 def _reopen(file: str, stamp: str) -> Index:
     index, _ = _open(pathlib.Path(file))
-    if index.file != (file, stamp):
-        raise InputError(f"{file} was made anew by another run, for other files: start again")
+    packed.check_stamp(file, index.file[1], stamp)
     return index

@@ -140,8 +140,8 @@ def read(source: EncodedSource, index: int, max_pixels: int) -> tuple[np.ndarray
     Raises:
       BadImage: it cannot be read; the message names it.
     """
+    encoded, label = fetch(source, index)
     with _naming(source, index):
-        encoded, label = _fetch(source, index)
         header = decoding.read_header(encoded, max_pixels, source.levels)
         return decoding.decode(encoded, levels=header.levels), label
 
@@ -149,15 +149,21 @@ def read(source: EncodedSource, index: int, max_pixels: int) -> tuple[np.ndarray
 def deep_values(source: EncodedSource, index: Sequence[int], max_pixels: int) -> Iterator[int]:
     """The largest value of each of some images whose pixels have 16 bits."""
     for i in index:
-        with contextlib.suppress(BadImage, OSError):
-            if (found := decoding.deep_value(source.read(i)[0], max_pixels)) is not None:
+        with contextlib.suppress(BadImage):
+            if (found := decoding.deep_value(fetch(source, i)[0], max_pixels)) is not None:
                 yield found
 
 
-def _fetch(source: EncodedSource, index: int) -> tuple[bytes, int]:
-    """The encoded bytes and label of `source[index]`, tried again in the machine's trouble."""
+def fetch(source: EncodedSource, index: int) -> tuple[bytes, int]:
+    """The encoded bytes and label of `source[index]`, tried again in the machine's trouble.
+
+    Raises:
+      BadImage: it cannot be read; the message names it.
+      StorageError: the machine is to blame, and remains so.
+    """
     name = source.item_name(index)
-    return retrying(f"reading {name}", lambda: source.read(index), is_trouble)
+    with _naming(source, index):
+        return retrying(f"reading {name}", lambda: source.read(index), is_trouble)
 
 
 @contextlib.contextmanager
@@ -184,8 +190,8 @@ def _load_views(
     unreadable, late = [], 0
     for used in (i % len(source) for i in range(index, index + _IN_A_ROW)):
         try:
+            encoded, label = fetch(source, used)
             with _naming(source, used):
-                encoded, label = _fetch(source, used)
                 header = decoding.read_header(encoded, max_pixels, source.levels)
                 rng = host_crop.generator(seed, epoch, used)
                 host_crop.random_views(encoded, header, rng, regions, out)

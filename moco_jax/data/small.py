@@ -47,9 +47,9 @@ def _probe(source: EncodedSource, max_pixels: int) -> Iterator[tuple[int, int]]:
     """(H, W) of some images, from their headers; (0, 0) for one that cannot be read."""
     for index in np.linspace(0, len(source) - 1, _PROBES, dtype=int).tolist():
         try:
-            header = decoding.read_header(source.read(index)[0], max_pixels)
+            header = decoding.read_header(loader.fetch(source, index)[0], max_pixels)
             yield header.height, header.width
-        except (BadImage, OSError):
+        except BadImage:
             yield 0, 0
 
 

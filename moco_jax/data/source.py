@@ -32,7 +32,9 @@ OPENERS = {
     "hf:NAME_OR_PATH": "moco_jax.data.hf:open_hf",
     "npz:PATH": "moco_jax.data.arrays:open_npz",
     "tfds:NAME": "moco_jax.data.tfds:open_tfds",
+    "wds:PATTERN": "moco_jax.data.wds:open_wds",
 }
+_WITH_COLUMNS = ("hf", "tfds", "wds")
 
 
 class Opening(NamedTuple):
@@ -40,8 +42,8 @@ class Opening(NamedTuple):
 
     Attributes:
       cache_dir: where lists of files are kept; "": where the user's caches are.
-      image_column: of a table, the one of images; "": the only one.
-      label_column: of a table, the one of labels; "": the usual one.
+      image_column: of a table or shards, the one of images; "": the only one.
+      label_column: of a table or shards, the one of labels; "": the usual one.
       read_seconds: that an answer of the file system is waited for; 0: no limit.
     """
 
@@ -144,8 +146,8 @@ def open_source(spec: str, *how: str | float) -> Splits:
     """Opens the source that `spec` names.
 
     Args:
-      spec: `embedded`, `folder:PATH`, `hf:NAME` or `hf:PATH`, `npz:PATH` or `tfds:NAME` (with
-        TFDS's own way to add a config and a version: `NAME/CONFIG:VERSION`).
+      spec: `embedded`, `folder:PATH`, `hf:NAME` or `hf:PATH`, `npz:PATH`, `tfds:NAME` (with
+        TFDS's own way to add a config and a version: `NAME/CONFIG:VERSION`) or `wds:PATTERN`.
       *how: the fields of `Opening`, in turn.
 
     Raises:
@@ -158,7 +160,7 @@ def open_source(spec: str, *how: str | float) -> Splits:
     form = forms[config.choose("data.source", kind, forms)]
     if bool(where) != (":" in form):
         raise InputError(f"data.source={spec!r}: expected {form!r}")
-    if (given := opening.image_column or opening.label_column) and kind not in ("hf", "tfds"):
+    if (given := opening.image_column or opening.label_column) and kind not in _WITH_COLUMNS:
         raise InputError(f"data.image_column or data.label_column is {given!r}, but a source of "
                          f"kind {kind!r} has no columns: expected ''")  # fmt: skip
     return pkgutil.resolve_name(OPENERS[form])(where, opening)

@@ -4,13 +4,16 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from moco_jax import places
 from moco_jax.data import layout
 from moco_jax.data.columns import choose_image, choose_label
+from moco_jax.data.copies import local_copy, names_in
 from moco_jax.data.source import EncodedSource, Opening, Splits
 from moco_jax.data.summary import Understood
 from moco_jax.errors import InputError
@@ -27,17 +30,20 @@ def open_tfds(name: str, opening: Opening = Opening()) -> Splits:
     """Opens a TFDS data set, prepared (downloaded, where its licence allows) if need be.
 
     It lies where TFDS keeps its data: the environment variable TFDS_DATA_DIR, or
-    ~/tensorflow_datasets.
+    ~/tensorflow_datasets. Where that is in a bucket the data set is prepared already, and a copy is
+    made: array_record reads files.
 
     Args:
       name: as TFDS takes it: `NAME`, `NAME:VERSION`, `NAME/CONFIG`, `NAME/CONFIG:VERSION`.
-      opening: its columns are features here.
+      opening: its columns are features here; and where a copy is kept.
 
     Raises:
       InputError: an unknown name; no training split; no images; prepared in a format without
         random access; it is not clear which feature is meant.
     """
-    builder = _builder(name)
+    folder = os.environ.get("TFDS_DATA_DIR", "")
+    remote = places.scheme(folder)
+    builder = _from_bucket(name, folder, opening) if remote else _builder(name)
     if not builder.is_prepared():
         _prepare(name, builder)
     formats = {kind.value for kind in builder.info.available_file_formats()}
@@ -85,6 +91,26 @@ def _builder(name: str) -> tfds.core.DatasetBuilder:
             f"TFDS knows no data set {name!r}, and none is prepared in its data folder; did you "
             f"mean 'tfds:{near}'?"
         ) from error
+
+
+def _from_bucket(name: str, data_dir: str, opening: Opening) -> tfds.core.DatasetBuilder:
+    """The builder of a copy of a data set that is prepared in a bucket, its newest version."""
+    what, (name, _, wanted) = f"tfds:{name}", name.partition(":")
+    address = f"{data_dir.rstrip('/')}/{name}"
+    there = names_in(what, address)
+    known = sorted(file.rpartition("/")[0] for file in there if file.endswith("dataset_info.json"))
+    found = [version for version in known if wanted in ("", version.split("/")[-1])]
+    if configs := {version.rpartition("/")[0] for version in found} - {""}:
+        raise InputError(f"{what}: in {data_dir} it has configs; expected e.g. "
+                         f"'tfds:{name}/{min(configs)}'")  # fmt: skip
+    if not found:
+        there = ", ".join(known) or "none"
+        raise InputError(f"{what} is not prepared in {data_dir}; versions there: {there}")
+    version = max(found, key=lambda version: list(map(int, re.findall(r"\d+", version))))
+    if not any(f.startswith(f"{version}/") and ".array_record" in f for f in there):
+        raise InputError(f"{what}: {address}/{version} has no array_record files, as random access "
+                         "needs; docs/data.md tells how to convert it")  # fmt: skip
+    return tfds.builder_from_directory(local_copy(what, f"{address}/{version}", opening.cache_dir))
 
 
 def _source(

@@ -110,7 +110,7 @@ def test_what_was_left_out_is_kept_with_the_list(root, tmp_path, listings):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("version", [None, 1, 99])
+@pytest.mark.parametrize("version", [None, 2, 99])
 def test_a_list_of_another_version_is_made_anew(root, tmp_path, listings, version):
     cache = tmp_path / "cache"
     open_source(f"folder:{root}", str(cache))
@@ -170,3 +170,8 @@ def test_the_cache_is_where_caches_are(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert index.cache_file("", "/x/train").parent == tmp_path / "home" / ".cache" / "moco_jax"
     assert index.cache_file("/mine", "/x/a").name != index.cache_file("/mine", "/y/a").name
+
+
+def test_a_cache_in_a_bucket_is_refused(root):
+    with pytest.raises(ValueError, match=r"data.cache_dir='gs:/.*: gs:// is not supported"):
+        open_source(f"folder:{root}", "gs://bucket/cache")

@@ -1,5 +1,6 @@
 """Small encoded images become arrays, exactly when they can."""
 
+import errno
 import shutil
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from moco_jax import config
-from moco_jax.data import decoding, pipeline
+from moco_jax.data import decoding, folder, pipeline
 from moco_jax.data.source import ArraySource, EncodedSource
 
 
@@ -75,3 +76,19 @@ def test_the_limit_counts_both_parts(root):
     size = 36 * 20 * 24 * 3 / 1e9
     assert isinstance(opened(root, array_gb=size).train, ArraySource)
     assert isinstance(opened(root, array_gb=size * 0.999).train, EncodedSource)
+
+
+def test_trouble_while_looking_at_sizes_is_no_other_size(root, monkeypatch):
+    """What comes at the second attempt is read, and decides as it would have."""
+    failed = set()
+    read, _ = folder._read, monkeypatch.setattr("time.sleep", lambda _: None)
+
+    def shaky(images, numbers, i):
+        if i not in failed:
+            failed.add(i)
+            raise OSError(errno.EIO, "Input/output error")
+        return read(images, numbers, i)
+
+    monkeypatch.setattr(folder, "_read", shaky)
+    assert isinstance(opened(root).train, ArraySource)
+    assert len(failed) == 31

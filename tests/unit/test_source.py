@@ -26,12 +26,15 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
     ("spec", "message"),
     [
         ("fodler:/x", "'fodler' is not one of.*did you mean 'folder'"),
-        ("", "is not one of embedded, folder, hf, npz, tfds"),
+        ("", "is not one of embedded, folder, hf, npz, tfds, wds"),
         ("folder:", "expected 'folder:PATH'"),
         ("npz", "expected 'npz:PATH'"),
         ("tfds", "expected 'tfds:NAME'"),
         ("hf:", "expected 'hf:NAME_OR_PATH'"),
         ("embedded:10", "expected 'embedded'"),
+        ("folder:gs://bucket/images", "too slow in a bucket; expected tar shards .*wds:gs://"),
+        ("npz:ftp://host/a.npz", "ftp:// is not supported; expected .*gs:// or s3://"),
+        ("hf:ftp://host/data", "ftp:// is not supported"),
     ],
 )
 def test_a_malformed_name_is_refused(spec, message):
