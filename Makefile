@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # The tests mostly compile, which takes one core: two at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test lint test-slow processes faults test-gpu parity browser slurm kubernetes clean
+.PHONY: demo test lint test-slow processes faults test-gpu parity browser slurm kubernetes newcomer clean
 
 demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -39,6 +39,10 @@ test-gpu: $(STEM)-test
 # Against PyTorch, torchvision, timm and scikit-learn, which only this target installs.
 parity: $(STEM)-parity
 	$(PYTEST) $(TWO) tests/parity
+
+# The wheel outside the checkout, and the notebook, as a newcomer runs them.
+newcomer: $(STEM)-newcomer
+	$(PYTEST) tests/newcomer
 
 # The report in a real browser.
 browser: $(STEM)-browser
@@ -75,6 +79,10 @@ $(STEM)-parity: $(STEM)-test
 
 $(STEM)-kubernetes: $(STEM)-test
 	$(INSTALL) -e '.[kubernetes]'
+	@touch $@
+
+$(STEM)-newcomer: $(STEM)-test
+	$(INSTALL) -e '.[newcomer]'
 	@touch $@
 
 $(STEM)-browser: $(STEM)-test

@@ -1,8 +1,8 @@
 """Fine-tuning of a pre-trained network with labels, and transfer to smaller data sets.
 
-python -m moco_jax.main --config=configs/finetune.py:VARIANT --config.init=CHECKPOINT --workdir=DIR
-VARIANT: vit_s16_imagenet, vit_b16_imagenet, vit_l16_imagenet (DeiT's recipe, arXiv:2012.12877, as
-MoCo v3 takes it), vit_b16_cifar10, vit_b16_cifar100, vit_b16_flowers102, vit_b16_pets, demo.
+python -m moco_jax.main --config=configs/finetune.py:demo --config.init=CHECKPOINT --workdir=DIR
+with :vit_s16_imagenet, :vit_b16_imagenet, :vit_l16_imagenet (DeiT's recipe, arXiv:2012.12877, as
+MoCo v3 takes it), :vit_b16_cifar10, :vit_b16_cifar100, :vit_b16_flowers102, :vit_b16_pets, :demo.
 CHECKPOINT is a workdir or any file that moco_jax.convert reads; without one the network starts
 from scratch. --config.data.label_share=0.01 takes a hundredth of the labels.
 
