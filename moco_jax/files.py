@@ -14,7 +14,7 @@ import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from moco_jax.errors import InputError, StorageError, WrongInputError
 
 log = logging.getLogger(__name__)
 
+LOG = "log.txt"  # of a workdir
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between attempts
 # What a disk, a file server or a full machine gives, and no mistake in a name or a permission.
 TROUBLE = frozenset({
@@ -163,6 +164,34 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
     path.rename(aside)
     log.warning("%s was damaged and is now %s", path, aside.name)
     return aside
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written is no reason to end anything, nor to say so line by line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def logged(workdir: pathlib.Path) -> Iterator[None]:
+    """Within the context, what the package logs is appended to `workdir/log.txt`, with times."""
+    handler, package = _LogFile(workdir / LOG, delay=True), logging.getLogger("moco_jax")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package.addHandler(handler)
+    try:
+        yield
+    except Exception as error:
+        record = {"levelno": logging.ERROR, "levelname": "ERROR", "msg": cause(error)}
+        handler.emit(logging.makeLogRecord(record))
+        raise
+    finally:
+        package.removeHandler(handler)
+        handler.close()
 
 
 def workdir_path(workdir: str | os.PathLike) -> pathlib.Path:

@@ -104,7 +104,7 @@ def _main() -> int:
     from moco_jax.cluster import rendezvous
     from moco_jax.data.prefetch import end_with_stuck_threads
     from moco_jax.files import is_trouble
-    from moco_jax.training import loop
+    from moco_jax.training import loop, own_run
 
     global _line
     code, problem = EXIT_FAILED, ""
@@ -114,6 +114,8 @@ def _main() -> int:
         )
         if place:
             set_up_logging(place.index)
+        own_run.take(CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
+        if place:
             _line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         logging.getLogger("moco_jax").info("Config: %s", packaged.described(file))

@@ -8,6 +8,8 @@ COMMANDS = {
     "convert": "reads and writes checkpoints of other programs",
     "features": "writes the features of a data set to a file",
     "knn": "kNN accuracy of a checkpoint, of its untrained network and of raw pixels",
+    "neighbors": "the most similar images of a data set to one, or its near-duplicates",
+    "predict": "classes and probabilities of images, by a probe or a fine-tuned network",
     "preview": "draws images and their views as the network sees them",
     "report": "writes report.html of a run, or of several on the same axes",
 }

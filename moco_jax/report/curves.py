@@ -17,7 +17,7 @@ COLOURS = (
 _DASHES = ("solid", "dot", "dashdot", "longdashdot")
 _POINTS = 2000  # of a curve that are drawn
 _MARKED = 25  # a curve of at most so many points shows each
-_NOT_DRAWN = ("step", "epoch", "skipped", "skipped_in_a_row")
+_NOT_DRAWN = ("step", "epoch", "time", "skipped", "skipped_in_a_row")
 _ACCURACIES = {
     rank: re.compile(rf"(^|_){name}(_|/|$)")
     for rank, name in (("top-1", "top1"), ("top-5", "top5"))

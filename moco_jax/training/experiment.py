@@ -14,7 +14,7 @@ from moco_jax.data import augment, pipeline, subset, transfer
 from moco_jax.data.fingerprint import fingerprint
 from moco_jax.data.source import Source, Splits
 from moco_jax.errors import InputError
-from moco_jax.evals.knn_accuracy import check_bank
+from moco_jax.evals.knn_options import check_bank
 from moco_jax.methods.method import Batch, Method
 from moco_jax.methods.networks import check_accumulate
 from moco_jax.models import resolve_dtype
@@ -84,6 +84,8 @@ def build(config: ConfigDict) -> Experiment:
         "dtype": resolve_dtype(config.model.dtype).name,
         "images": fingerprint(data),
     }
+    if config.protocol == "supervised":
+        found["classes"] = list(data.train.class_names)
     data, held_out = _parts(config, data)
     facts = facts_of(config, data.train)
     task = make_task(config, facts)
@@ -119,7 +121,7 @@ def _evaluated(config: ConfigDict, data: Splits) -> Splits:
     if not config.evals.source:
         return data
     d = config.data.copy_and_resolve_references()
-    d.source = config.evals.source
+    d.source, d.test_share = config.evals.source, 0.0
     other = pipeline.open_data(d)
     for part in filter(None, other):
         pipeline.check(part, d)

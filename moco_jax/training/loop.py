@@ -67,6 +67,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, line: Line | None = None
     with contextlib.ExitStack() as stack:
         if line is None or line.index == 0:
             stack.enter_context(lock.held(path, end_process))
+            stack.enter_context(files.logged(path))
         return _run(config, path, line)
 
 
@@ -210,6 +211,7 @@ def _saving_first(
 
 def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> Any:
     """The compiled step; says how long it took and what it needs."""
+    log.info("Compiling the step: seconds for a small network, a few minutes for a large one ...")
     begin = time.monotonic()
     compiled = make_step(x).lower(state, batch).compile()
     memory = compiled.memory_analysis()
@@ -290,7 +292,7 @@ def summary(workdir: pathlib.Path) -> str:
             )
         lines.append(text)
     lines += [describe_result(r) for r in results.read(workdir) if r["evaluation"] in TITLES]
-    names = (reports.FILE, metric_files.FILE, "tensorboard", "checkpoints", "config.json")
-    there = (name for name in names if (workdir / name).exists())
+    names = f"{reports.FILE} {metric_files.FILE} {files.LOG} tensorboard checkpoints config.json"
+    there = (name for name in names.split() if (workdir / name).exists())
     lines.append(f"Results in {workdir}: {', '.join(there)}")
     return "\n".join(lines)

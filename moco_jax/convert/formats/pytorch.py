@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moco_jax import __version__
-from moco_jax.convert import safetensors, torchfile
+from moco_jax.convert import preprocessing, safetensors, torchfile
 from moco_jax.convert.arch import ARCHS, arch_of
 from moco_jax.convert.contents import ENCODERS, Contents, heads_of
 from moco_jax.convert.hints import Hints
@@ -93,6 +93,7 @@ def known(record: Any) -> dict[str, Any]:
         "encoder": lambda value: isinstance(value, str) and value in ENCODERS,
         "heads": lambda value: type(value) is int and value > 0,
         "step": lambda value: type(value) is int and value >= 0,
+        "images": lambda value: isinstance(value, dict),
     }
     return {name: record[name] for name, test in valid.items() if test(record.get(name))}
 
@@ -128,6 +129,7 @@ def record_of(contents: Contents) -> dict[str, Any]:
         "encoder": contents.encoder,
         "arch": arch_of(model),
         "step": int(contents.step),
+        "images": preprocessing.said_of(contents.config),
     }
     if model.name.startswith("vit"):
         record |= {"heads": heads_of(model), "image_size": int(contents.config.data.image_size)}
