@@ -259,7 +259,7 @@ def _make_apply(
             y, _ = run("projector", x=y, train=False)
         if features == LOGITS:
             classifier = params["params"]["classifier"]
-            y = jnp.dot(y, classifier["kernel"], precision="highest") + classifier["bias"]
+            y = jnp.dot(y, classifier["kernel"], precision="highest") + classifier["bias"][None]
         return y.astype(jnp.float32)
 
     return apply

@@ -18,6 +18,8 @@ import numpy as np
 from moco_jax import files
 from moco_jax.commands.embedding import Embedding, add_flags, open_flags, parts_of
 from moco_jax.commands.terminal import check_writable, guarded
+from moco_jax.data.images import read_array
+from moco_jax.data.source import ArraySource, existing
 from moco_jax.errors import InputError, NotFiniteError
 from moco_jax.evals.extraction import feature_batches
 from moco_jax.ops.neighbours import nearest
@@ -63,8 +65,12 @@ def similar(e: Embedding, queries: Sequence[pathlib.Path], split: str, count: in
 
     Raises:
       InputError: a query is no image.
+      MissingError: it does not exist.
     """
-    wanted = e.encoder(list(queries))  # before the many: a wrong one shows at once
+    paths = [existing(str(query)) for query in queries]
+    small = isinstance(e.splits.train, ArraySource) and e.encoder.channels == 3
+    # Before the many: a wrong one shows at once. Small images of a folder are resized as arrays.
+    wanted = e.encoder([read_array(path) for path in paths] if small else paths)
     features, names = bank(e, split)
     found = nearest(wanted, features, min(count, len(names)), e.mesh)
     return [

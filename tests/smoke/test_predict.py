@@ -26,8 +26,10 @@ def folder(tmp_path_factory):
         for name in CLASSES:
             (path / split / name).mkdir(parents=True)
             for i in range(count):
-                pixels = rng.integers(0, 256, (14, 16, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(path / split / name / f"{i}.png")
+                pixels = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
+                Image.fromarray(pixels).resize((16, 14), Image.Resampling.NEAREST).save(
+                    path / split / name / f"{i}.png"
+                )
     again = (path / "train/bee/1.png").read_bytes()
     (path / "val/cat/copy.png").write_bytes(again)
     return path
