@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # The tests mostly compile, which takes one core: two at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test lint test-slow processes faults test-gpu parity browser slurm kubernetes newcomer clean
+.PHONY: demo test lint test-slow processes faults test-gpu parity browser slurm kubernetes newcomer docs clean
 
 demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -43,6 +43,10 @@ parity: $(STEM)-parity
 # The wheel outside the checkout, and the notebook, as a newcomer runs them.
 newcomer: $(STEM)-newcomer
 	$(PYTEST) tests/newcomer
+
+# The site, into build/site; a dead link is an error.
+docs: $(STEM)-docs
+	$(BIN)/mkdocs build --strict --quiet
 
 # The report in a real browser.
 browser: $(STEM)-browser
@@ -83,6 +87,10 @@ $(STEM)-kubernetes: $(STEM)-test
 
 $(STEM)-newcomer: $(STEM)-test
 	$(INSTALL) -e '.[newcomer]'
+	@touch $@
+
+$(STEM)-docs: $(STEM)
+	$(INSTALL) -e '.[docs]'
 	@touch $@
 
 $(STEM)-browser: $(STEM)-test

@@ -85,6 +85,7 @@ setuptools.setup(
         ],
         "kubernetes": ["kubernetes-validate>=1.31,<2"],
         "newcomer": [*NOTEBOOK, "nbclient>=0.10,<0.12", "setuptools>=77"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10"],
         "browser": ["selenium>=4.40,<5"],
         "parity": [
             "datasets>=4.4,<6",

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +18,15 @@ def python(tmp_path_factory):
     """The Python of an environment with the wheel, and with the libraries of this one."""
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
+    build = [
+        *pip,
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        folder,
+        _clean(folder),
+    ]
     subprocess.run(build, check=True)
     venv.create(folder / "env", with_pip=False)
     executable = folder / "env/bin/python"
@@ -29,6 +38,15 @@ def python(tmp_path_factory):
     paths = dict.fromkeys([sysconfig.get_path("purelib"), *_extra_paths()])
     pathlib.Path(site, "libraries.pth").write_text("\n".join(paths) + "\n")
     return executable
+
+
+def _clean(folder):
+    """A copy of the sources: setuptools leaves files in them, and takes old ones of its own in."""
+    for name in ("moco_jax", "configs"):
+        shutil.copytree(ROOT / name, folder / "source" / name)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source")
+    return folder / "source"
 
 
 def _extra_paths():
