@@ -46,7 +46,7 @@ newcomer: $(STEM)-newcomer
 
 # The site, into build/site; a dead link is an error.
 docs: $(STEM)-docs
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 # The report in a real browser.
 browser: $(STEM)-browser

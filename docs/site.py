@@ -24,7 +24,7 @@ def _from_docs(link: re.Match) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Takes the link from what is there but lies outside docs/; what is not there stays, to fail."""
+    """What is there but outside docs/ is no link; what is not there stays one, and fails."""
     return _LINK.sub(_named, markdown)
 
 
