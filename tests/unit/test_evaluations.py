@@ -6,7 +6,7 @@ import pytest
 
 from moco_jax import config
 from moco_jax.evals import EVALUATIONS, make_watches
-from moco_jax.evals.knn_options import default_k, watched
+from moco_jax.evals.knn_options import default_k, resolved, watched
 from moco_jax.evals.unlabelled import RANK_ME
 from moco_jax.training import experiment
 from moco_jax.training.context import make_context
@@ -109,3 +109,13 @@ def test_a_bounded_bank_before_the_end(most, watch, expected):
 )
 def test_the_default_number_of_neighbours_grows_with_the_bank(bank, k):
     assert default_k(bank) == k
+
+
+def test_a_number_that_is_named_stays_and_the_default_is_said(caplog):
+    knn = config.default().knn
+    with caplog.at_level("INFO", "moco_jax"):
+        assert resolved(knn, 5000).k == 100
+    assert "kNN: k = 100, for a bank of 5000 images (knn.k=0)" in caplog.text
+    assert resolved(knn, 50_000).k == 200
+    knn.k = 7
+    assert resolved(knn, 5000).k == 7
