@@ -15,7 +15,8 @@ _ARGUMENT = re.compile(r"(?:(?<=[\s(])|(?<=\.py)):(\w+(?:=[\w.]*\w)?)")
 def folder() -> pathlib.Path:
     """Where the package's recipes lie: in it where it is installed, beside it in a checkout."""
     package = pathlib.Path(__file__).parents[1]
-    return next(p for p in (package / FOLDER, package.with_name(FOLDER)) if p.is_dir())
+    places = (package / FOLDER, package.with_name(FOLDER))
+    return next((place for place in places if place.is_dir()), places[0])
 
 
 def files() -> dict[str, pathlib.Path]:
@@ -60,7 +61,7 @@ def arguments(text: str) -> list[str]:
 def listing() -> str:
     """The package's config files, with the first line of each and its arguments."""
     texts = {name: description(path) for name, path in files().items()}
-    width = max(map(len, texts))
+    width = max(map(len, texts), default=0)
     lines = []
     for name, text in texts.items():
         lines.append(f"  {FOLDER}/{name:{width}}  {text.splitlines()[0]}")

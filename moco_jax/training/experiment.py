@@ -138,10 +138,12 @@ def _parts(config: ConfigDict, data: Splits) -> tuple[Splits, Source | None]:
     s, batch_size = config.supervised, config.data.batch_size
     held_out = None
     if config.protocol == "supervised":
-        for part, what in ((data.train, "training"), (data.test, "test")):
-            if part is None or not part.labelled:
-                raise InputError(f"protocol='supervised' needs labelled {what} images; "
-                                 f"{data.train.name} has none")  # fmt: skip
+        if not data.train.labelled:
+            raise InputError(f"protocol='supervised' needs labelled training images; "
+                             f"{data.train.name} has none")  # fmt: skip
+        if data.test is None or not data.test.labelled:
+            raise InputError(f"protocol='supervised' needs labelled test images; {data.train.name} "
+                             f"has none: data.test_share=0.2 holds some out")  # fmt: skip
         data = Splits(*map(subset.labelled_only, data))
     train = subset.label_share(data.train, config.data.label_share, config.seed)
     if config.protocol == "supervised" and not s.train_backbone and (s.lrs or s.batch_norm):

@@ -39,7 +39,7 @@ def take(config: ConfigDict, given: Collection[str] = ()) -> dict[str, object]:
     Raises:
       CheckpointError: there is no checkpoint in the workdir, or it is damaged.
     """
-    path = pathlib.Path(config.init).expanduser()
+    path = pathlib.Path(config.init)
     if not (config.init_recipe and config.init and is_ours(path)):
         return {}
     there, here = (configs.flat(c.to_dict()) for c in (config_of(path), config))
