@@ -3,10 +3,12 @@
 import importlib
 import re
 import shlex
+import subprocess
 import sys
 
 import pytest
 
+from moco_jax import __version__
 from moco_jax.commands import arguments, configs, packaged
 from moco_jax.errors import InputError, MissingError
 from tests.unit.test_arguments import parse
@@ -99,3 +101,15 @@ def test_what_is_refused(argv, message, tmp_path, capsys, monkeypatch):
 def test_arguments_are_left_as_they_are():
     argv = ["program", "--workdir=configs/demo.py", "--config=x.py:configs/demo.py"]
     assert arguments._with_packaged(argv) == argv
+
+
+@pytest.mark.parametrize("module", ["moco_jax", "moco_jax.main"])
+def test_help_names_the_configs_and_version_the_versions(module):
+    def say(flag):
+        command = [sys.executable, "-m", module, flag]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert say("--version").startswith(f"moco_jax {__version__} (jax ")
+    text = say("--help")
+    assert "configs NAME:ARGUMENT shows one" in text or "configs  " in text
+    assert module == "moco_jax" or ("configs/v3_vit.py" in text and "--workdir" in text)
