@@ -44,12 +44,12 @@ def a_parquet_file(path):
 @pytest.mark.parametrize(
     ("library", "module", "use", "message"),
     [
-        ("plotly", "report.page", a_report, r"report.html needs .*'plotly'?: pip install"),
+        ("plotly", "report.page", a_report, r"report.html needs .*'plotly.*: pip install"),
         ("jinja2", "report.page", a_report, r"needs the library 'jinja2': pip install"),
         ("pyarrow", "", a_parquet_file, r"parquet needs .*'pyarrow': .*pip install 'pyarrow"),
         (
             "tensorflow_datasets", "data.tfds", lambda _: open_source("tfds:mnist"),
-            r"data.source='tfds:...' needs .*'tensorflow_datasets': .*pip install .*tf",
+            r"data.source='tfds:...' needs .*'tensorflow_datasets': pip .*(tfds|tensorflow)",
         ),
         (
             "datasets", "", lambda _: open_source("hf:mnist"),
