@@ -18,7 +18,7 @@ pytestmark = pytest.mark.newcomer
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks/moco_jax_colab.ipynb"
 PARAMETERS = """
-EPOCHS, DATA, FOLDER, FOLDER_EPOCHS, RUNS = 10, "embedded", "images", 2, "runs"
+EPOCHS, DATA, FOLDER, FOLDER_EPOCHS, RUNS = 5, "embedded", "images", 1, "runs"
 OPTIONS = [
     "--config.model.resnet.width=0.25", "--config.model.resnet.stem=imagenet",
     "--config.model.resnet.zero_init_residual=True", "--config.data.image_size=28",
@@ -63,7 +63,7 @@ def test_the_notebook_runs_and_shows_what_it_promises(tmp_path, monkeypatch):
     assert pictures >= 4, "two kinds of curves, neighbours, the map"
     for name in ("asymmetric", "symmetric"):
         rows = [r for r in metrics.read(tmp_path / "runs" / name) if "knn_top1" in r]
-        assert rows[-1]["epoch"] == 10
+        assert rows[-1]["epoch"] == pytest.approx(5, abs=0.1)
         assert rows[-1]["knn_top1"] > rows[0]["knn_top1"] + 0.2, "it has learned"
     said = "".join(map(text_of, code))
     for text in ("ended with code 75", "Resuming at step", "Encoder(runs/asymmetric, step ",
