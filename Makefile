@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # The tests mostly compile, which takes one core: two at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test lint test-slow processes faults buckets test-gpu tpu parity browser slurm kubernetes clean
+.PHONY: demo test lint test-slow processes faults buckets test-gpu tpu parity browser slurm kubernetes newcomer docs clean
 
 demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -47,6 +47,14 @@ tpu: $(STEM)-tpu
 # Against PyTorch, torchvision, timm and scikit-learn, which only this target installs.
 parity: $(STEM)-parity
 	$(PYTEST) $(TWO) tests/parity
+
+# The wheel outside the checkout, and the notebook, as a newcomer runs them.
+newcomer: $(STEM)-newcomer
+	$(PYTEST) tests/newcomer
+
+# The site, into build/site; a dead link is an error.
+docs: $(STEM)-docs
+	$(BIN)/mkdocs build --strict
 
 # The report in a real browser.
 browser: $(STEM)-browser
@@ -91,6 +99,14 @@ $(STEM)-buckets: $(STEM)-test
 
 $(STEM)-kubernetes: $(STEM)-test
 	$(INSTALL) -e '.[kubernetes]'
+	@touch $@
+
+$(STEM)-newcomer: $(STEM)-test
+	$(INSTALL) -e '.[newcomer]'
+	@touch $@
+
+$(STEM)-docs: $(STEM)
+	$(INSTALL) -e '.[docs]'
 	@touch $@
 
 $(STEM)-browser: $(STEM)-test

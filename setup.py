@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import setuptools
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "moco_jax/__init__.py").read_text())[1]
@@ -18,13 +19,29 @@ REPORT = [
 TENSORBOARD = ["tensorboardX>=2.6,<3"]
 GCS = ["gcsfs>=2026.7,<2027"]
 S3 = ["s3fs>=2026.7,<2027"]
+NOTEBOOK = ["ipykernel>=6,<8", "matplotlib>=3.9,<4"]
 TFDS = [
     "array_record>=0.8,<0.9",
     "importlib_resources>=6,<8",
     "tensorflow-datasets>=4.9.9,<5",
 ]
 
+
+class BuildWithRecipes(build_py):
+    """Puts configs/ into the package, so that an installed one has the recipes."""
+
+    def run(self) -> None:
+        """Builds, and copies."""
+        super().run()
+        if not self.editable_mode:
+            target = pathlib.Path(self.build_lib, "moco_jax/configs")
+            target.mkdir(parents=True, exist_ok=True)
+            for file in (HERE / "configs").glob("*.py"):
+                self.copy_file(str(file), str(target / file.name))
+
+
 setuptools.setup(
+    cmdclass={"build_py": BuildWithRecipes},
     name="moco_jax",
     version=VERSION,
     description="Momentum-contrast learning of image representations in JAX: MoCo v1, v2, v3",
@@ -80,6 +97,8 @@ setuptools.setup(
             "moto[s3]>=5.2,<6",
         ],
         "kubernetes": ["kubernetes-validate>=1.31,<2"],
+        "newcomer": [*NOTEBOOK, "nbclient>=0.10,<0.12", "setuptools>=77"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10"],
         "browser": ["selenium>=4.40,<5"],
         "parity": [
             "datasets>=4.4,<6",

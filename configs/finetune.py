@@ -1,10 +1,13 @@
 """Fine-tuning of a pre-trained network with labels, and transfer to smaller data sets.
 
-python -m moco_jax.main --config=configs/finetune.py:VARIANT --config.init=CHECKPOINT --workdir=DIR
-VARIANT: vit_s16_imagenet, vit_b16_imagenet, vit_l16_imagenet (DeiT's recipe, arXiv:2012.12877, as
-MoCo v3 takes it), vit_b16_cifar10, vit_b16_cifar100, vit_b16_flowers102, vit_b16_pets, demo.
+python -m moco_jax.main --config=configs/finetune.py:demo --config.init=CHECKPOINT --workdir=DIR
+with :vit_s16_imagenet, :vit_b16_imagenet, :vit_l16_imagenet (DeiT's recipe, arXiv:2012.12877, as
+MoCo v3 takes it), :vit_b16_cifar10, :vit_b16_cifar100, :vit_b16_flowers102, :vit_b16_pets,
+:resnet50_imagenet (SimCLR's, of a ResNet; 30 epochs as with a tenth of the labels), :demo.
 CHECKPOINT is a workdir or any file that moco_jax.convert reads; without one the network starts
-from scratch. --config.data.label_share=0.01 takes a hundredth of the labels.
+from scratch. Of a workdir images, network, image size, mean and std are taken, unless the command
+line says others or the variant names a data set to transfer to. --config.data.label_share=0.01
+takes a hundredth of the labels.
 
 Published top-1: ImageNet S 81.4, B 83.2, L 84.1; CIFAR-10 98.9, CIFAR-100 90.5, Flowers 97.7, Pets
 93.2. Where this differs from the releases: the cosine goes by step, from 0 and to 0 (timm's by
@@ -16,7 +19,7 @@ ResNet on the embedded images; as many steps for any share of the labels. With 1
 73.2 after `make demo`, 67.0 from scratch at the rate best there (benchmarks/RESULTS.md).
 """
 
-from configs import demo, v3_vit
+from configs import demo, v2_r50, v3_vit
 from moco_jax import config
 from moco_jax.config import ConfigDict
 
@@ -32,6 +35,7 @@ TRANSFER = {
 VARIANTS = (
     *(f"{network}_imagenet" for network in IMAGENET),
     *(f"vit_b16_{name}" for name in TRANSFER),
+    "resnet50_imagenet",
     "demo",
 )
 
@@ -40,6 +44,8 @@ def get_config(variant: str = "demo") -> ConfigDict:
     variant = config.choose("variant", variant, VARIANTS)
     if variant == "demo":
         return small()
+    if variant == "resnet50_imagenet":
+        return resnet()
     network, data = variant.rsplit("_", 1)
     c = deit(network)
     return c if data == "imagenet" else transfer(c, *TRANSFER[data])
@@ -68,7 +74,7 @@ def transfer(
     c: ConfigDict, data: str, decay: float, mixup: float, cutmix: float, erase: float, drop: float
 ) -> ConfigDict:
     """MoCo v3's transfer of ViT-B (its appendix)."""
-    c.epochs = 100.0
+    c.epochs, c.init_recipe = 100.0, False
     c.data.update(source=f"tfds:{data}", batch_size=128)
     c.data.view1.erase_p = erase
     c.model.vit.drop_path = drop
@@ -79,11 +85,20 @@ def transfer(
 
 def finetune(c: ConfigDict) -> ConfigDict:
     """What all fine-tuning shares, for the network and the data of a pre-training."""
-    c.init_part = "backbone"
+    c.init_part, c.init_recipe = "backbone", True
     c.protocol, c.method.bn_group_size = "supervised", 0
     c.optim = config.default().optim
     c.supervised.train_backbone = True
     c.knn.every_epochs = 0.0
+    return c
+
+
+def resnet() -> ConfigDict:
+    """SimCLR's (arXiv:2002.05709, appendix B.5) at batch 256, and without Nesterov's step."""
+    c = finetune(v2_r50.get_config())
+    c.epochs = 30.0
+    c.data.view1.update(crop_area=(0.08, 1.0), order=("flip",))
+    c.optim.update(base_lr=0.05, weight_decay=0.0)
     return c
 
 

@@ -4,6 +4,8 @@ python -m moco_jax.main --config=configs/linear.py:v2_r50 --config.init=CHECKPOI
 with :v1_r50, :v2_r50 (SGD 30 at batch 256, 100 epochs, times 0.1 at 60 and 80), :v3_r50, :v3_s16,
 :v3_b16 (90 epochs, cosine, batch 1024), :cifar10 (of v2_r18_cifar10.py), :fashion, :demo.
 CHECKPOINT is a workdir or any file that moco_jax.convert reads; without one the backbone is random.
+Of a workdir images, network, image size, mean and std are taken, unless the command line says
+others.
 --config.model.name=pixels probes the raw pixels.
 
 Other learning rates train at once with the protocol's own, as heads on the same features; a
@@ -54,7 +56,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
 def probe(c: ConfigDict) -> ConfigDict:
     """The protocol of v1 and v2 for the network and the data of a pre-training."""
     c.epochs = 100.0
-    c.init_part = "backbone"
+    c.init_part, c.init_recipe = "backbone", True
     c.data.view1.update(crop_area=(0.08, 1.0), order=("flip",))
     c.protocol, c.method.bn_group_size = "supervised", 0
     c.optim = config.default().optim.unlock()

@@ -1,7 +1,7 @@
 """MoCo v2 on CIFAR-10: the authors' demonstration, ResNet-18 with a CIFAR stem.
 
 python -m moco_jax.main --config=configs/v2_r18_cifar10.py:200 --workdir=DIR
-with :200, :400, :800 epochs, or :200_symmetric and so on.
+with :200, :400, :800 epochs, or :200_symmetric, :400_symmetric, :800_symmetric.
 Published kNN top-1: 82.6 / 86.3 / 88.7, symmetric 85.3 / 88.5 / 89.7.
 The ablations of v1 and v2 as arguments: configs/v2_r18_cifar10.py:200,m=0.9,mlp=on; here there is
 no MLP unless it is asked for.

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from moco_jax.commands import COMMANDS
-from moco_jax.commands.terminal import set_up_logging
+from moco_jax.commands.terminal import set_up_logging, version
 
 
 def listing() -> str:
@@ -17,7 +17,7 @@ def listing() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join([
-        "python -m moco_jax COMMAND [--help]", *lines, "",
+        "python -m moco_jax COMMAND [--help]   python -m moco_jax --version", *lines, "",
         "Training: python -m moco_jax.main --config=configs/NAME.py --workdir=DIR",
     ])  # fmt: skip
 
@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help", "help"):
         print(listing())
+        return 0
+    if name == "--version":
+        print(version())
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1, 0.0)[0]

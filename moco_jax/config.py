@@ -85,6 +85,8 @@ def default() -> ConfigDict:
     c.init_encoder = ""  # of several in a file: query, key, or its name; "": query, or a teacher
     c.init_partial = False  # take what fits of a file, and list what does not
     c.init_part = "all"  # weights: without optimizer and step; backbone: nothing else
+    c.init_recipe = False  # of a workdir: its images, network, image size, mean and std, where the
+    # command line does not say others
     c.profile = ""  # START:STOP: a trace of the steps after START to STOP, in the workdir; "": none
     c.compilation_cache = ""  # directory of compiled programs, for all hosts; "": JAX's own
     c.backend = "auto"  # cpu, gpu, tpu: an error where it is missing; auto: what JAX finds
@@ -94,6 +96,8 @@ def default() -> ConfigDict:
     d.image_column = ""  # of hf:, tfds: and wds:, which images; "": the only ones
     d.label_column = ""  # of hf:, tfds: and wds:, which labels; "": the only ones, or named so
     d.label_share = 1.0  # of the training images of each class, at least one; 1: all, or unlabelled
+    d.test_share = 0.0  # of the labelled images of each class, held out as test images; 0: none
+    d.test_seed = 0  # of these; not of `seed`, so that every run and evaluation has the same
     d.batch_size = 256  # images over ALL devices and hosts
     d.image_size = 224  # pixels, of the square views
     d.view1 = view()
@@ -201,7 +205,7 @@ def default() -> ConfigDict:
 
     c.knn = k = ConfigDict()
     k.every_epochs = 10.0  # 0: never
-    k.k = 200
+    k.k = 0  # neighbours of the watched vote; 0: 200, below 10,000 images a fiftieth of them
     k.temperature = 0.07
     k.ks = (10, 20, 100, 200)  # results.json has each of these and k, at each temperature
     k.temperatures = (0.02, 0.2)

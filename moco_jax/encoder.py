@@ -17,21 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import convert
-from moco_jax.checkpoint import checksums_of, compare, named
+from moco_jax.checkpoint import checksums_of, named
 from moco_jax.config import DTYPES, FEATURES, ConfigDict, choose
 from moco_jax.convert.contents import ROLES, Contents, select
-from moco_jax.convert.formats.ours import spread
+from moco_jax.convert.encoder_weights import LOGITS, channels_of, encoder_weights
 from moco_jax.convert.position import resize
 from moco_jax.data import pipeline
 from moco_jax.data.images import ImageLike, as_list, prepare
 from moco_jax.data.workers import cores
-from moco_jax.errors import CheckpointError, InputError, NotFiniteError
+from moco_jax.errors import InputError, NotFiniteError
 from moco_jax.methods.networks import Networks, make_networks
 
 Tree = Any
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Encoder:
     """Images in, features out; `moco_jax.load` makes it.
 
@@ -39,12 +39,13 @@ class Encoder:
       path: the checkpoint.
       step: 'step N' of a workdir; '' of other formats.
       config: its recipe: network, preprocessing, and what else the checkpoint tells.
-      features: what it gives: 'backbone' or 'projection'.
+      features: what it gives: 'backbone', 'projection' or 'logits'.
       num_features: F.
       channels: C.
       mean: per channel, of pixels in [0, 1].
       std: per channel.
       batch_size: images that a call computes at a time, at most.
+      classes: names of the classes, of 'logits'; () where they have none.
       params: the networks' parameters and BatchNorm statistics, float32.
       apply: the pure function (params, images (B, S, S, C) float32 in [0, 1]) -> (B, F) float32,
         for use under `jax.jit`; it normalizes the images by itself.
@@ -59,6 +60,7 @@ class Encoder:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     batch_size: int
+    classes: tuple[str, ...]
     params: Tree
     apply: Callable[[Tree, jax.Array], jax.Array]
 
@@ -71,6 +73,10 @@ class Encoder:
     def image_shape(self) -> tuple[int, int, int]:
         """(S, S, C)."""
         return self.image_size, self.image_size, self.channels
+
+    def __repr__(self) -> str:
+        what = f"{self.image_shape} -> {self.num_features} of the {self.features}"
+        return f"Encoder({self.name}: {self.config.model.name}, {what})"
 
     @property
     def name(self) -> str:
@@ -147,7 +153,8 @@ def load(
     Args:
       path: a workdir, one of its steps, a file, or a folder of transformers.
       encoder: 'query' (None), which the papers evaluate, or 'key'; see `moco_jax.convert.read`.
-      features: 'backbone', or 'projection' of the head that pre-training needs.
+      features: 'backbone'; 'projection' of the head that pre-training needs; 'logits' of the
+        classifier that a probe or fine-tuning trained.
       image_size: S, pixels; None: the checkpoint's, or 224.
       mean: per channel, of pixels in [0, 1]; (): the checkpoint's, or ImageNet's.
       std: per channel; goes with `mean`.
@@ -162,7 +169,7 @@ def load(
       CheckpointError: it cannot be read, or lacks what is asked for.
       InputError: an argument is wrong.
     """
-    choose("features", features, FEATURES)
+    choose("features", features, (*FEATURES, LOGITS))
     if batch_size < 1 or (image_size is not None and image_size < 1):
         raise InputError(f"batch_size={batch_size}, image_size={image_size}: expected at least 1")
     whole = convert.read(path, arch=arch, heads=heads, encoder=encoder, partial=partial)
@@ -171,8 +178,8 @@ def load(
         contents = resize(contents, image_size)
     config = _config(contents, image_size, dtype)
     networks = make_networks(config)._replace(predictor=None)
-    channels, size = _channels(contents), config.data.image_size
-    params = _weights(contents, networks, features, (size, size, channels))
+    channels, size = channels_of(contents), config.data.image_size
+    params = encoder_weights(contents, networks, features, (size, size, channels))
     mean, std = _statistics(path, config, channels, tuple(mean), tuple(std))
     apply = _make_apply(networks, features, mean, std)
     image = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
@@ -186,6 +193,7 @@ def load(
         mean=mean,
         std=std,
         batch_size=batch_size,
+        classes=whole.classes if features == LOGITS else (),
         params=params,
         apply=apply,
     )
@@ -220,37 +228,6 @@ def _finite(start: int, count: int, on_device: jax.Array) -> np.ndarray:
     return features
 
 
-def _channels(contents: Contents) -> int:
-    """C, from the kernel of the first convolution of a ResNet, a ViT or a convolutional stem."""
-    names = (f"params/backbone/{n}/kernel" for n in ("conv1", "patch_embed", "patch_embed/conv1"))
-    return next((contents.leaves[n].shape[2] for n in names if n in contents.leaves), 3)
-
-
-def _weights(
-    contents: Contents, networks: Networks, features: str, image_shape: tuple[int, ...]
-) -> Tree:
-    """Parameters and statistics, each a dict by network, on the default device."""
-    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    params, stats = jax.eval_shape(networks.init, jax.random.key(0), image)
-    used = ("backbone", "projector") if features == "projection" else ("backbone",)
-    if features == "projection" and not contents.holds("params/projector/"):
-        raise CheckpointError("there is no projection head in it: features='backbone'")
-    wanted = {
-        "params": {name: params[name] for name in used},
-        "stats": {name: stats[name] for name in used},
-    }
-    leaves = {}
-    for name, leaf in contents.leaves.items():
-        kind, _, rest = name.removeprefix("method_state/").partition("/")
-        if kind in wanted and rest.split("/")[0] in used and not rest.endswith("/count"):
-            leaves[f"{kind}/{rest}"] = spread(leaf, 1) if kind == "stats" else leaf
-    if lines := compare(leaves, named(wanted)):
-        raise CheckpointError("the checkpoint does not fit its config:\n" + "\n".join(lines[:20]))
-    return jax.tree.unflatten(
-        jax.tree.structure(wanted), [jnp.asarray(leaves[name]) for name in named(wanted)]
-    )
-
-
 def _statistics(
     path: str | os.PathLike,
     config: ConfigDict,
@@ -280,6 +257,9 @@ def _make_apply(
         y, _ = run("backbone", x=(images - center) / scale, train=False)
         if features == "projection":
             y, _ = run("projector", x=y, train=False)
+        if features == LOGITS:
+            classifier = params["params"]["classifier"]
+            y = jnp.dot(y, classifier["kernel"], precision="highest") + classifier["bias"][None]
         return y.astype(jnp.float32)
 
     return apply

@@ -30,6 +30,7 @@ NOT_IDENTITY = (
     "model.vit.attention",
     "model.vit.scan",
     "found.head",
+    "found.classes",
 )
 
 

@@ -14,8 +14,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from moco_jax.commands import packaged
 from moco_jax.commands.arguments import parse
-from moco_jax.commands.terminal import guarded
+from moco_jax.commands.terminal import guarded, version
 from moco_jax.errors import (
     EXIT_FAILED,
     EXIT_RESTART,
@@ -103,7 +104,7 @@ def _main() -> int:
     from moco_jax.cluster import rendezvous
     from moco_jax.data.prefetch import end_with_stuck_threads
     from moco_jax.files import is_trouble
-    from moco_jax.training import loop
+    from moco_jax.training import loop, own_run
 
     global _line
     code, problem = EXIT_FAILED, ""
@@ -113,7 +114,11 @@ def _main() -> int:
         )
         if place:
             set_up_logging(place.index)
+        own_run.take(CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
+        if place:
             _line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
+        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        logging.getLogger("moco_jax").info("Config: %s", packaged.described(file))
         code = loop.run(CONFIG.value, WORKDIR.value, _line)
     except EXPECTED as error:
         code, problem = _report(error)
@@ -139,11 +144,18 @@ def _report(error: Exception) -> tuple[int, str]:
 
 def _parsed(argv: Sequence[str]) -> list[str]:
     """Absl's parser of flags, but one line and code 2 for what is wrong, and 0 after --help."""
+    if "--version" in argv[1:]:
+        print(version())
+        sys.exit(0)
     try:
         if code := guarded(lambda: parse(flags.FLAGS, argv)):
             sys.exit(code)
     except SystemExit as end:
-        sys.exit(0 if end.code == 1 else end.code)  # only absl's --help ends with 1
+        if end.code != 1:  # only absl's --help ends with 1
+            raise
+        print(f"\nConfigs, with their arguments:\n{packaged.listing()}")
+        print("\npython -m moco_jax configs NAME:ARGUMENT shows one, and all its options.")
+        sys.exit(0)
     return list(argv[:1])
 
 

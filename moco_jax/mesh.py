@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moco_jax.config import BACKENDS, choose
 from moco_jax.errors import BackendError, InputError
+from moco_jax.extras import installation
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def select_backend(backend: str) -> None:
         if jax.default_backend() == "cpu" and shutil.which("nvidia-smi"):
             log.warning(
                 "This machine seems to have an NVIDIA GPU, but JAX runs on the CPU: "
-                "install moco_jax[cuda] to use it, or set --config.backend=cpu if that is meant."
+                "%s to use it, or set --config.backend=cpu if that is meant.",
+                installation("cuda"),
             )
         return
     try:
@@ -49,7 +51,7 @@ def select_backend(backend: str) -> None:
     except RuntimeError as error:
         found = f"none ({error})"
     if found != backend:
-        hint = f" Install moco_jax[{_EXTRA[backend]}]?" if backend in _EXTRA else ""
+        hint = f" {installation(_EXTRA[backend])}?" if backend in _EXTRA else ""
         raise BackendError(f"backend={backend!r} was asked for, but JAX found {found}.{hint}")
 
 

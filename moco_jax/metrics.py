@@ -1,6 +1,7 @@
 """Where metrics go: metrics.jsonl, TensorBoard and one line on the terminal."""
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -8,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from moco_jax import files
@@ -103,7 +104,7 @@ class Writer:
                 self._board = Board(self._path.parent / "tensorboard", position)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Writes one row; it has a key 'step'.
+        """Writes one row; it has a key 'step', and gets 'time', seconds since 1970.
 
         Raises:
           StorageError: metrics.jsonl cannot be written.
@@ -111,7 +112,7 @@ class Writer:
         clean = {
             k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
         }
-        files.append(self._path, json.dumps(clean) + "\n")
+        files.append(self._path, json.dumps(clean | {"time": round(time.time(), 2)}) + "\n")
         if self._board:
             scalars = {k: v for k, v in clean.items() if isinstance(v, int | float) and k != "step"}
             with self._without_board():
@@ -150,20 +151,30 @@ class Progress:
 
     def show(self, row: dict[str, Any]) -> None:
         """Shows a row of metrics."""
-        step, parts = row["step"], [f"step {row['step']}/{self._total}"]
-        parts += [t.format(row[k]) for k, t in (_SHOWN | _MEASURED).items() if k in row]
+        step, shown = row["step"], _SHOWN | _MEASURED
+        parts = [text.format(row[k]) for k, text in shown.items() if k in row]
+        parts = [f"step {step}/{self._total}", *parts]
         now = time.monotonic()
         if self._start:
             since, first = self._start
             left = (now - since) / max(step - first, 1) * (self._total - step)
-            parts.append(f"{duration(left)} left")
+            parts = [f"{duration(left)} left", *parts]
         elif "loss" in row:  # compilation is behind
             self._start = now, step
-        text = "  ".join(parts)
         stays = not self._live or any(k in row for k in _MEASURED)
         if self._live:
-            text = "\r\x1b[K" + (text if stays else text[: shutil.get_terminal_size().columns - 1])
+            columns = shutil.get_terminal_size().columns
+            text = "\r\x1b[K" + ("  ".join(parts) if stays else fitting(parts, columns - 1))
+        else:
+            text = "  ".join(parts)
         print(text, end="\n" if stays else "", file=sys.stderr, flush=True)
+
+
+def fitting(parts: Sequence[str], columns: int) -> str:
+    """As many parts, from the first on, as a line of so many columns has room for."""
+    lengths = itertools.accumulate(len(part) + 2 for part in parts)
+    count = sum(length - 2 <= columns for length in lengths)
+    return "  ".join(parts[: max(count, 1)])[:columns]
 
 
 @contextlib.contextmanager

@@ -168,12 +168,13 @@ _GROUPS = {
     "": {
         "seed": whole(0, 2**32 - 1), "epochs": above(0), "extended_from": each(above(0)),
         "extension": one_of(EXTENSIONS), "protocol": one_of(PROTOCOLS),
-        "init": TEXT, "init_encoder": TEXT, "init_partial": FLAG,
+        "init": TEXT, "init_encoder": TEXT, "init_partial": FLAG, "init_recipe": FLAG,
         "init_part": one_of(INIT_PARTS), "compilation_cache": TEXT, "profile": SPAN,
         "backend": one_of(BACKENDS), "accumulate": SIZE,
     },
     "data": {
-        "source": TEXT, "label_share": above(0, most=1), "batch_size": SIZE, "image_size": SIZE,
+        "source": TEXT, "label_share": above(0, most=1), "test_share": at_least(0, below=1),
+        "test_seed": whole(0, 2**32 - 1), "batch_size": SIZE, "image_size": SIZE,
         "mean": each(SHARE), "std": each(above(0)), "eval_crop_share": above(0, most=1),
         "eval_batch_size": SIZE, "threads": COUNT, "processes": COUNT, "prefetch": SIZE,
         "max_bad_share": SHARE, "max_pixels": SIZE, "array_gb": at_least(0),
@@ -226,7 +227,7 @@ _GROUPS = {
         "names": some_of(EVALUATIONS), "source": TEXT, "every_epochs": at_least(0), "images": SIZE,
     },
     "knn": {
-        "every_epochs": at_least(0), "k": SIZE, "temperature": above(0), "ks": each(SIZE),
+        "every_epochs": at_least(0), "k": COUNT, "temperature": above(0), "ks": each(SIZE),
         "temperatures": each(above(0)), "features": one_of(FEATURES), "max_train": COUNT,
         "max_test": COUNT, "watch_train": COUNT, "watch_test": COUNT,
     },

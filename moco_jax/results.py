@@ -5,7 +5,7 @@ import json
 import os
 from typing import Any
 
-from moco_jax import files
+from moco_jax import __version__, files
 from moco_jax.bucket import BucketPath, place
 
 FILE = "results.json"
@@ -39,7 +39,8 @@ def add(
       metrics: 'top1', 'top5' ..., shares in [0, 1].
 
     Returns:
-      The record, as it stands in the file. A damaged file is set aside.
+      The record, as it stands in the file, with the date and this package's version. A damaged
+      file is set aside.
 
     Raises:
       StorageError: the file cannot be written.
@@ -52,6 +53,7 @@ def add(
         "split": split,
         "examples": examples,
         "metrics": metrics,
+        "version": __version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     same = ("evaluation", "settings", "seed", "split")

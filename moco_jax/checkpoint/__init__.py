@@ -21,12 +21,21 @@ from orbax.checkpoint import checkpoint_managers
 from moco_jax import files
 from moco_jax.bucket import Place
 from moco_jax.checkpoint.failures import Failures
-from moco_jax.checkpoint.reading import checksums_of, compare, named, read
+from moco_jax.checkpoint.reading import checksums_of, compare, named, read, read_config
 from moco_jax.checkpoint.sealed import read_meta, seal
 from moco_jax.config import ConfigDict
 from moco_jax.errors import CheckpointError, StorageError
 
-__all__ = ["Checkpoints", "Exchange", "alone", "checksums_of", "compare", "named", "read"]
+__all__ = [
+    "Checkpoints",
+    "Exchange",
+    "alone",
+    "checksums_of",
+    "compare",
+    "named",
+    "read",
+    "read_config",
+]
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,23 @@ from moco_jax.ops.checksum import tree_checksums
 Tree = Any
 
 
+def read_config(step: pathlib.Path) -> dict[str, Any]:
+    """The config stored with a checkpoint, without its arrays.
+
+    Raises:
+      CheckpointError: it is incomplete or damaged.
+      StorageError: the machine cannot read it.
+    """
+    try:
+        return files.retrying(f"reading {step}", lambda: read_meta(step), files.is_trouble)[
+            "config"
+        ]
+    except StorageError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"Checkpoint {step} cannot be read: {error}") from error
+
+
 def named(tree: Tree) -> dict[str, Any]:
     """The leaves of any pytree by their '/'-joined path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)

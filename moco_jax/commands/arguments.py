@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
+from moco_jax.commands import packaged
 from moco_jax.errors import InputError, MissingError, WrongInputError
 
 _NAMED = 20  # files of a folder that an error names
@@ -31,8 +32,10 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
       InputError: a flag, an option or the config file is wrong; one line, with the nearest valid.
       MissingError: there is no such config file.
     """
+    argv = _with_packaged(argv)
     path = _config_path(argv)
     check_file("--config", path)
+    packaged.make_importable()
     try:
         rest = values(list(argv))
         config = values["config"].value
@@ -119,13 +122,26 @@ def _flag(error: Exception, argv: Sequence[str]) -> str:
     return found[1] if found else f"--config={_config_path(argv)}"
 
 
-def _config_path(argv: Sequence[str]) -> str:
-    """The path that --config names, without its argument."""
-    for arg, following in zip(argv, [*argv[1:], ""], strict=True):
+def _config_value(argv: Sequence[str]) -> tuple[int, str, str]:
+    """Of --config: which argument holds its value, what stands before the value, and the value."""
+    for at, (arg, following) in enumerate(zip(argv, [*argv[1:], ""], strict=True)):
         name, equals, value = arg.lstrip("-").partition("=")
         if arg.startswith("-") and name == "config":
-            return (value if equals else following).partition(":")[0]
-    return ""
+            return (at, arg.removesuffix(value), value) if equals else (at + 1, "", following)
+    return -1, "", ""
+
+
+def _config_path(argv: Sequence[str]) -> str:
+    """The path that --config names, without its argument."""
+    return _config_value(argv)[2].partition(":")[0]
+
+
+def _with_packaged(argv: Sequence[str]) -> list[str]:
+    """The arguments, with the path of the package's config file where that is meant."""
+    at, before, value = _config_value(argv)
+    path, colon, argument = value.partition(":")
+    found = f"{before}{packaged.find(path)}{colon}{argument}"
+    return [found if i == at and path else arg for i, arg in enumerate(argv)]
 
 
 def check_file(what: str, path: str) -> None:
@@ -144,10 +160,11 @@ def check_file(what: str, path: str) -> None:
             open(path).close()
     except FileNotFoundError:
         file = pathlib.Path(path)
-        there = sorted(p.name for p in file.absolute().parent.glob("[!_]*.py"))
-        near = difflib.get_close_matches(file.name, there, 1, 0.4)
+        there = {p.name for p in file.absolute().parent.glob("[!_]*.py")}
+        there |= packaged.files().keys() if file.parent.name == packaged.FOLDER else set()
+        near = difflib.get_close_matches(file.name, sorted(there), 1, 0.4)
         hint = f"; did you mean {str(file.with_name(near[0]))!r}?" if near else ""
-        hint += f" (there are {', '.join(there)})" if there and len(there) <= _NAMED else ""
+        hint += f" (there are {', '.join(sorted(there))})" if there and len(there) <= _NAMED else ""
         raise MissingError(f"{what}={path}: there is no such file{hint}") from None
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise InputError(f"{what}={path} cannot be read: {error.strerror}") from error

@@ -4,6 +4,7 @@ B batch, N images, F features
 """
 
 import argparse
+import logging
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -19,15 +20,26 @@ from moco_jax.convert.arch import ARCHS
 from moco_jax.data import augment, pipeline, transfer
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Source, Splits, log_data
-from moco_jax.encoder import Encoder, load
+from moco_jax.encoder import LOGITS, Encoder, load
 from moco_jax.errors import InputError
 from moco_jax.evals.extraction import Encode
+
+log = logging.getLogger(__name__)
 
 # Options of `config.data` that say how images are read: flags here as they are in training. Others
 # have a flag of their own below, or are of training alone.
 READING = (
     *("image_column", "label_column", "threads", "processes", "prefetch", "max_bad_share"),
-    *("max_pixels", "levels", "read_seconds", "array_gb", "resident_gb", "cache_dir"),
+    *(
+        "test_share",
+        "test_seed",
+        "max_pixels",
+        "levels",
+        "read_seconds",
+        "array_gb",
+        "resident_gb",
+        "cache_dir",
+    ),
 )
 
 
@@ -65,11 +77,14 @@ class Embedding(NamedTuple):
         return pipeline.eval_batches(source, self.data, limit, start=start, **options)
 
 
-def add_flags(p: argparse.ArgumentParser) -> None:
-    """The flags that say which encoder, and which images."""
+def add_flags(p: argparse.ArgumentParser, features: bool = True) -> None:
+    """The flags that say which encoder, and which images; without `features`, its classifier."""
     p.add_argument("--checkpoint", required=True, help="workdir, or any file that convert reads")
     p.add_argument("--data", help="source of images; default: what the workdir was trained on")
-    p.add_argument("--features", choices=FEATURES, default="backbone")
+    if features:
+        p.add_argument("--features", choices=FEATURES, default="backbone")
+    else:
+        p.set_defaults(features=LOGITS)
     p.add_argument("--encoder", help=ENCODER_HELP)
     p.add_argument("--image_size", type=int, help="pixels; default: the checkpoint's, or 224")
     p.add_argument("--crop_share", type=float, help="of the short side that is seen; or 0.875")
@@ -103,13 +118,19 @@ def open_flags(flags: argparse.Namespace) -> Embedding:
         arch=flags.arch, heads=flags.heads, partial=flags.partial,
     )  # fmt: skip
     data = encoder.config.data
-    data.source = flags.data or data.source
+    if flags.data and flags.data != data.source:
+        data.source, data.test_share = flags.data, 0.0
     if not data.source:
         raise InputError(f"{flags.checkpoint} does not say which images it has seen: name --data")
     data.eval_crop_share = flags.crop_share or data.eval_crop_share
     data.eval_batch_size = flags.batch_size or data.eval_batch_size
     given = {name: getattr(flags, f"config.data.{name}") for name in READING}
     data.update({name: value for name, value in given.items() if value is not None})
+    log.info(
+        "Taken: images %s; %d x %d pixels, the central %g; mean %s, std %s",
+        data.source, encoder.image_size, encoder.image_size, data.eval_crop_share,
+        *([round(x, 4) for x in numbers] for numbers in (encoder.mean, encoder.std)),
+    )  # fmt: skip
     mesh = meshes.make_mesh()
     meshes.check_batch("batch_size", data.eval_batch_size, mesh)
     splits = pipeline.open_data(data)

@@ -1,6 +1,6 @@
 """The command: python -m moco_jax features --checkpoint=... --data=folder:... --out=features.npz.
 
-Writes the features of a data set: .npz, or .parquet (pip install 'moco_jax[parquet]'). Parts are
+Writes the features of a data set: .npz, or .parquet (needs pyarrow). Parts are
 kept beside the file while it is made; the same command goes on after an interruption. Exit codes:
 0 done, 75 stopped by a signal (the same command resumes), 2 wrong input.
 

@@ -20,7 +20,7 @@ from moco_jax.data.source import Splits
 from moco_jax.data.subset import labelled_only
 from moco_jax.encoder import untrained
 from moco_jax.errors import InputError, NotFiniteError
-from moco_jax.evals import knn_accuracy
+from moco_jax.evals import knn_accuracy, knn_options
 from moco_jax.evals.extraction import Encode, make_pixels
 
 
@@ -51,7 +51,7 @@ def options(flags: argparse.Namespace, config: ConfigDict) -> ConfigDict:
         value = getattr(flags, name)
         c[name] = c[name] if value is None else value
     c.features = flags.features
-    knn_accuracy.pairs_of(c)  # refuses what is wrong before anything is computed
+    knn_options.pairs_of(c)  # refuses what is wrong before anything is computed
     return c
 
 

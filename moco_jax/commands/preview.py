@@ -19,6 +19,7 @@ from moco_jax.config import choose
 from moco_jax.data import contact_sheet, pipeline
 from moco_jax.data.source import log_data
 from moco_jax.protocols import make_task
+from moco_jax.training import own_run
 from moco_jax.training.facts import facts_of
 
 PICTURES = (".jpg", ".png", ".webp")
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(out.value)
         choose("the end of --out", pathlib.Path(out.value).suffix.lower(), PICTURES)
         c = config.value
+        own_run.take(c, config_flags.get_override_values(values["config"]))
         splits = pipeline.open_data(c.data)
         log_data(splits)
         source = splits.train

@@ -1,12 +1,14 @@
 """What the commands share: their lines on the terminal, their exit codes."""
 
+import importlib.metadata
 import logging
 import os
 import pathlib
+import platform
 import sys
 from collections.abc import Callable, Sequence
 
-from moco_jax import places
+from moco_jax import __version__, places
 from moco_jax.errors import BackendError, InputError, StorageError, WrongInputError, exit_code
 
 
@@ -16,6 +18,12 @@ def set_up_logging() -> None:
     package.addHandler(logging.StreamHandler())
     package.setLevel(logging.INFO)
     package.propagate = False
+
+
+def version() -> str:
+    """What --version prints: the package's, and those that its numbers depend on."""
+    jax = importlib.metadata.version("jax")
+    return f"moco_jax {__version__} (jax {jax}, Python {platform.python_version()})"
 
 
 def guarded(main: Callable[[], int | None]) -> int:

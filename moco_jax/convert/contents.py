@@ -39,6 +39,7 @@ class Contents(NamedTuple):
       step: updates so far.
       extra: what else PyTorch's file had and ours has no use for: the loss scaler's state.
       partial: whether something was left out on request.
+      classes: names of the classifier's classes, where the file tells them.
     """
 
     format: str
@@ -50,6 +51,7 @@ class Contents(NamedTuple):
     step: int = 0
     extra: dict[str, Any] = {}
     partial: bool = False
+    classes: tuple[str, ...] = ()
 
     @property
     def position(self) -> int:

@@ -31,7 +31,8 @@ def _digest(source: Source) -> str:
         digest.update(b"" if source.labels is None else source.labels.astype(np.int64).tobytes())
         digest.update(source.images[evenly(len(source), _SAMPLE)].tobytes())
     else:
-        root = os.path.join(source.name.partition(":")[2], "")
+        # What is held out of a folder as test images is named by it as well.
+        root = os.path.join(source.name.partition("; ")[0].partition(":")[2], "")
         for index in range(len(source)):
             digest.update(source.item_name(index).removeprefix(root).encode(errors="replace"))
     return f"{len(source)} images, {digest.hexdigest()[:16]}"

@@ -1,4 +1,4 @@
-"""Sources from the Hugging Face library `datasets`, an optional extra: moco_jax[hf]."""
+"""Sources from the Hugging Face library `datasets`, an optional extra: hf."""
 
 import dataclasses
 import functools

@@ -69,13 +69,23 @@ def _checked(image: np.ndarray, channels: int) -> np.ndarray:
     return image
 
 
-def _read(path: str | os.PathLike, channels: int) -> np.ndarray | Image.Image:
-    """A file as the folder source decodes it, or, to be made gray, as PIL does."""
+def read_array(path: str | os.PathLike) -> np.ndarray:
+    """A file as the folder source decodes it: uint8 (H, W, 3).
+
+    Raises:
+      BadImage: it is no whole image.
+      OSError: it cannot be read.
+    """
     encoded = read_file(path)
     try:
-        image = decoding.decode(encoded)
+        return decoding.decode(encoded)
     except BadImage as error:
         raise BadImage(f"{path}: {error}") from error
+
+
+def _read(path: str | os.PathLike, channels: int) -> np.ndarray | Image.Image:
+    """A file as the folder source decodes it, or, to be made gray, as PIL does."""
+    image = read_array(path)
     return Image.fromarray(image) if channels == 1 else image
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import deep_pixels, host_crop, loader, small
+from moco_jax.data import deep_pixels, host_crop, loader, small, subset
 from moco_jax.data.loader import Batch, Rows
 from moco_jax.data.patience import Patience
 from moco_jax.data.prefetch import Prefetcher
@@ -47,6 +47,8 @@ def open_data(data: ConfigDict) -> Splits:
         raise InputError(f"data.read_seconds={data.read_seconds}: expected 0 (no limit) or more")
     how = data.cache_dir, data.image_column, data.label_column, data.read_seconds
     splits = open_source(data.source, *how)
+    if data.test_share:
+        splits = subset.with_test(splits, data.test_share, data.test_seed)
     return small.as_arrays(Splits(*(part and _as_told(part, data) for part in splits)), data)
 
 

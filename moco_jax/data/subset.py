@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from moco_jax.data.source import ArraySource, Source
+from moco_jax.data.source import ArraySource, Source, Splits
+from moco_jax.data.summary import kinds_of
 from moco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,53 @@ def hold_out(source: Source, share: float, seed: int) -> tuple[Source, Source]:
     n = len(source)
     order, count = _order(seed, 1, n), min(max(1, round(share * n)), n - 1)
     return take(source, np.sort(order[count:])), take(source, np.sort(order[:count]))
+
+
+def with_test(splits: Splits, share: float, seed: int) -> Splits:
+    """A data set whose test images are a share of every class of its training images.
+
+    Of a class at least one image is held out, and one stays; images without a label stay.
+
+    Args:
+      splits: without labelled test images.
+      share: in (0, 1).
+      seed: which images they are.
+
+    Raises:
+      InputError: there are labelled test images already, or no labels, or no class has two images.
+    """
+    train, test = splits
+    said = f"data.test_share={share:g}"
+    if test is not None and test.labelled:
+        raise InputError(f"{said}: {train.name} has test images of its own ({test.name}); expected "
+                         "0")  # fmt: skip
+    if not train.labelled:
+        raise InputError(f"{said} needs labels, and {train.name} has none; expected 0")
+    labels = labels_of(train)
+    order = _order(seed, 2, len(labels))
+    groups = [order[labels[order] == label] for label in np.unique(labels[labels >= 0])]
+    chosen = [g[: min(max(1, round(share * len(g))), len(g) - 1)] for g in groups]
+    index = np.sort(np.concatenate([*chosen, np.zeros(0, np.int64)]).astype(np.int64))
+    if not len(index):
+        raise InputError(f"{said}: no class of {train.name} has two labelled images; expected 0")
+    note = f"{len(index)} of {len(labels)}, {share:g} of every class by seed {seed}"
+    kept = np.setdiff1d(np.arange(len(labels)), index)
+    return Splits(
+        _part(train, kept, train.name, f"test images are {note}"),
+        _part(train, index, f"{train.name}; held out {note}"),
+    )
+
+
+def _part(source: Source, index: np.ndarray, name: str, *notes: str) -> Source:
+    """The images `index` under a name of their own, and what is said of them."""
+    part = dataclasses.replace(take(source, index), name=name)
+    said = source.understood
+    names = (part.item_name(i) for i in range(len(part)))
+    kinds = kinds_of(names) if len(said.kinds) > 1 else dict.fromkeys(said.kinds, len(part))
+    said = dataclasses.replace(said, images=len(part), kinds=kinds).noting(*notes)
+    return dataclasses.replace(
+        part, understood=said.labelled(said.labels, labels_of(part), part.class_names)
+    )
 
 
 def _order(seed: int, purpose: int, n: int) -> np.ndarray:

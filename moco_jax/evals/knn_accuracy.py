@@ -3,7 +3,6 @@
 N images of the bank (training set), M queries (test set), F features, k neighbours.
 """
 
-import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -13,13 +12,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from moco_jax import results
-from moco_jax.config import FEATURES, ConfigDict, choose
+from moco_jax.config import ConfigDict
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Source, Splits
 from moco_jax.errors import InputError
 from moco_jax.evals.bank import collected
 from moco_jax.evals.confusion import confuse
 from moco_jax.evals.extraction import Encode, extract
+from moco_jax.evals.knn_options import leaves_one_out, pairs_of, resolved
 from moco_jax.ops.neighbours import Neighbours, nearest, rank, vote
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def evaluate(
       encode: a batch on the device -> (B, F) float32.
       data: both splits.
       batches: `batches(source, limit=n)` reads a split.
-      knn: `config.knn`.
+      knn: `config.knn`; k = 0 stands for `default_k`.
       mesh: its devices share the bank.
 
     Raises:
@@ -126,23 +126,12 @@ def evaluate(
     else:
         queries, truth = _labelled(*extract(encode, batches(data.test, limit=knn.max_test)))
     most = len(bank) - alone
+    knn = resolved(knn, most)
     pairs = [(min(k, most), temperature) for k, temperature in pairs_of(knn)]
     found = nearest(queries, bank, max(k for k, _ in pairs), mesh, exclude_self=alone)
     split = f"{data.train.name}, one left out" if alone else data.test.name
     scores = score(found, labels, truth, dict.fromkeys(pairs))
     return Outcome(scores, len(bank), len(queries), split, confuse(found, labels, truth, *pairs[0]))
-
-
-def watched(knn: ConfigDict) -> ConfigDict:
-    """The options for a measurement while training goes on: a bank and queries of bounded number.
-
-    kNN of a set like ImageNet would else be passes over all images before the first step.
-    """
-    options = knn.copy_and_resolve_references()
-    for part in ("train", "test"):
-        bounds = [n for n in (knn[f"max_{part}"], knn[f"watch_{part}"]) if n]
-        options[f"max_{part}"] = min(bounds, default=0)
-    return options
 
 
 def _labelled(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,32 +151,6 @@ def one_class(train: Source) -> str:
     if classes is None or sum(map(bool, classes.values())) != 1:
         return ""
     return _ONE_CLASS.format(train.name)
-
-
-def leaves_one_out(data: Splits) -> bool:
-    """Whether there are no labelled test images, so that training images are classified."""
-    return data.test is None or not data.test.labelled
-
-
-def check_bank(knn: ConfigDict, data: Splits) -> None:
-    """Raises InputError where the watched vote asks for more neighbours than the bank has."""
-    limit, images = watched(knn).max_train, len(data.train)
-    bank = min(limit or images, images) - leaves_one_out(data)
-    if knn.every_epochs and data.train.labelled and knn.k > bank:
-        raise InputError(f"knn.k={knn.k}: expected at most the {bank} images of the bank")
-
-
-def pairs_of(knn: ConfigDict) -> list[tuple[int, float]]:
-    """All pairs of k and temperature that the options ask for, the watched one first.
-
-    Raises:
-      InputError: one of them is not above 0, or `knn.features` is unknown.
-    """
-    choose("knn.features", knn.features, FEATURES)
-    ks, temperatures = (knn.k, *knn.ks), (knn.temperature, *knn.temperatures)
-    if min(ks) < 1 or not all(t > 0 for t in temperatures):
-        raise InputError(f"knn: k of {ks} and temperature of {temperatures}; expected above 0")
-    return list(dict.fromkeys(itertools.product(ks, temperatures)))
 
 
 def save(workdir: str | os.PathLike, outcome: Outcome, settings: dict[str, Any], seed: int) -> None:

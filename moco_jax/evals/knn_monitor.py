@@ -18,16 +18,8 @@ from moco_jax.errors import BadImage, InputError, NotFiniteError
 from moco_jax.evals import confusion
 from moco_jax.evals.evaluation import Context, Evaluation, Measure
 from moco_jax.evals.extraction import Encode, make_pixels
-from moco_jax.evals.knn_accuracy import (
-    Batches,
-    Outcome,
-    evaluate,
-    leaves_one_out,
-    one_class,
-    pairs_of,
-    save,
-    watched,
-)
+from moco_jax.evals.knn_accuracy import Batches, Outcome, evaluate, one_class, save
+from moco_jax.evals.knn_options import bank_of, leaves_one_out, pairs_of, resolved, watched
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +35,7 @@ class KnnMonitor:
     def __init__(self, knn: ConfigDict, data: Splits, batches: Batches, mesh: Mesh):
         """Takes the options, the data, `batches(source, limit=n)`, and the mesh."""
         pairs_of(knn)
+        knn = resolved(knn, bank_of(knn, data)) if knn.every_epochs and data.train.labelled else knn
         self._knn, self._data, self._batches, self._mesh = knn, data, batches, mesh
         self._last: Outcome | None = None
         self.active = knn.every_epochs > 0 and data.train.labelled and not one_class(data.train)

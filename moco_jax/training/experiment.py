@@ -14,7 +14,7 @@ from moco_jax.data import augment, pipeline, subset, transfer
 from moco_jax.data.fingerprint import fingerprint
 from moco_jax.data.source import Source, Splits
 from moco_jax.errors import InputError
-from moco_jax.evals.knn_accuracy import check_bank
+from moco_jax.evals.knn_options import check_bank
 from moco_jax.methods.method import Batch, Method
 from moco_jax.methods.networks import check_accumulate
 from moco_jax.models import resolve_dtype
@@ -84,6 +84,8 @@ def build(config: ConfigDict) -> Experiment:
         "dtype": resolve_dtype(config.model.dtype).name,
         "images": fingerprint(data),
     }
+    if config.protocol == "supervised":
+        found["classes"] = list(data.train.class_names)
     data, held_out = _parts(config, data)
     x = assemble(config, mesh, data, (mean, std))
     x = x._replace(evaluated=_evaluated(config, data), found=found, held_out=held_out)
@@ -141,7 +143,7 @@ def _evaluated(config: ConfigDict, data: Splits) -> Splits:
     if not config.evals.source:
         return data
     d = config.data.copy_and_resolve_references()
-    d.source = config.evals.source
+    d.source, d.test_share = config.evals.source, 0.0
     other = pipeline.open_data(d)
     for part in filter(None, other):
         pipeline.check(part, d)
@@ -158,10 +160,12 @@ def _parts(config: ConfigDict, data: Splits) -> tuple[Splits, Source | None]:
     s, batch_size = config.supervised, config.data.batch_size
     held_out = None
     if config.protocol == "supervised":
-        for part, what in ((data.train, "training"), (data.test, "test")):
-            if part is None or not part.labelled:
-                raise InputError(f"protocol='supervised' needs labelled {what} images; "
-                                 f"{data.train.name} has none")  # fmt: skip
+        if not data.train.labelled:
+            raise InputError(f"protocol='supervised' needs labelled training images; "
+                             f"{data.train.name} has none")  # fmt: skip
+        if data.test is None or not data.test.labelled:
+            raise InputError(f"protocol='supervised' needs labelled test images; {data.train.name} "
+                             f"has none: data.test_share=0.2 holds some out")  # fmt: skip
         data = Splits(*map(subset.labelled_only, data))
     train = subset.label_share(data.train, config.data.label_share, config.seed)
     if config.protocol == "supervised" and not s.train_backbone and (s.lrs or s.batch_norm):

@@ -66,7 +66,7 @@ def first_state(x: Experiment, workdir: Place) -> TrainState:
     same = x.config.protocol == "pretraining" and contents.method == x.config.method.name
     if part == "all" and same and contents.holds("optimizer/"):
         step = _step(contents, x)
-        taken |= _take(contents, wanted, "method_state/bank", "method_state/log_z")
+        taken |= _of_size(contents, wanted, "method_state/bank", "method_state/log_z")
         taken |= _optimizer(contents, wanted, x.config, step)
         if jax.process_index() == 0:
             save_imported(contents._replace(step=step), workdir)
@@ -138,7 +138,8 @@ def _networks(contents: Contents, wanted: Leaves) -> Leaves:
     """
     taken: Leaves = {}
     for network in NETWORKS:
-        taken |= _take(contents, wanted, f"params/{network}/", f"method_state/stats/{network}/")
+        take = _of_size if network == "classifier" else _take
+        taken |= take(contents, wanted, f"params/{network}/", f"method_state/stats/{network}/")
     if "backbone" not in {name.split("/")[1] for name in taken}:
         raise CheckpointError("init: there is no backbone in the file")
     for network in NETWORKS:
@@ -148,7 +149,28 @@ def _networks(contents: Contents, wanted: Leaves) -> Leaves:
         if copied:
             log.info("Key %s: a copy of the query encoder's", network)
         taken |= found | copied
-    return taken | _take(contents, wanted, "method_state/queue")
+    return taken | _of_size(contents, wanted, "method_state/queue")
+
+
+def _of_size(contents: Contents, wanted: Leaves, *prefixes: str) -> Leaves:
+    """As `_take`, of what has another size in another run: classes, keys, images.
+
+    Nothing, and a line, where the sizes differ: all else of the file is of use still.
+    """
+    there, here = (
+        {name: leaf for name, leaf in leaves.items() if name.startswith(prefixes)}
+        for leaves in (contents.leaves, wanted)
+    )
+    shared = sorted(there.keys() & here.keys())
+    differ = [name for name in shared if there[name].shape != here[name].shape]
+    if not differ or contents.partial:
+        return _take(contents, wanted, *prefixes)
+    name = differ[0]
+    log.warning(
+        "%s: shape %s in the file, %s in the run: made anew, all else is taken",
+        name, there[name].shape, here[name].shape,
+    )  # fmt: skip
+    return {}
 
 
 def _take(contents: Contents, wanted: Leaves, *prefixes: str) -> Leaves:

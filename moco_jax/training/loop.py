@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from moco_jax import files, results
+from moco_jax import files, logfile, results
 from moco_jax import metrics as metric_files
 from moco_jax import report as reports
 from moco_jax.bucket import BucketPath, Place
@@ -72,6 +72,7 @@ def run(
     with contextlib.ExitStack() as stack:
         if line is None or line.index == 0:
             stack.enter_context(lock.held(path, end_process))
+            stack.enter_context(logfile.logged(path))
         return _run(config, path, line)
 
 
@@ -228,6 +229,7 @@ def _saving_first(
 
 def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> tuple[Any, Compiled]:
     """The compiled step, how long it took and what it needs; says so too."""
+    log.info("Compiling the step: seconds for a small network, a few minutes for a large one ...")
     begin = time.monotonic()
     step = make_step(x).lower(state, batch).compile()
     memory, seconds = step.memory_analysis(), time.monotonic() - begin
@@ -254,7 +256,7 @@ def summary(workdir: Place) -> str:
         lines.append(text)
     lines += health.recount(rows)
     lines += [describe_result(r) for r in results.read(workdir) if r["evaluation"] in TITLES]
-    names = (reports.FILE, metric_files.FILE, "tensorboard", "checkpoints", "config.json")
-    there = (name for name in names if (workdir / name).exists())
+    names = f"{reports.FILE} {metric_files.FILE} {logfile.FILE} tensorboard checkpoints config.json"
+    there = (name for name in names.split() if (workdir / name).exists())
     lines.append(f"Results in {workdir}: {', '.join(there)}")
     return "\n".join(lines)

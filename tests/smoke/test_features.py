@@ -206,7 +206,7 @@ class TestBadInput:
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         missing = self.refused(capsys, features, "--checkpoint", path, "--out",
                                tmp_path / "f.parquet")  # fmt: skip
-        assert "pip install 'moco_jax[parquet]'" in missing
+        assert "pip install 'pyarrow" in missing
 
     def test_checkpoint(self, tmp_path, capsys):
         (tmp_path / "text.pth").write_text("nothing")

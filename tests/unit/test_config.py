@@ -12,7 +12,7 @@ from PIL import Image
 from configs import finetune, linear
 from moco_jax import config
 from moco_jax.errors import CheckpointError
-from moco_jax.training import experiment, loop
+from moco_jax.training import experiment, loop, own_run
 from moco_jax.training.first_state import first_state
 from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
 
@@ -114,8 +114,8 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     lars.data.source = write_folder(tmp_path / "folder")
     lars.optim.update(name="lars", freeze=())
     resnet.model.name, resnet.optim.schedule = "resnet18", "cosine"
-    probe = probe_config(source)
-    probe.epochs, probe.supervised.lrs = 0.4, (1.0,)
+    probe = probe_config(write_npz(tmp_path / "y.npz"))
+    probe.epochs, probe.supervised.lrs, probe.data.test_share = 0.4, (1.0,), 0.2
     places = {}
     tune = finetune_config(source)
     tune.init, tune.init_part = str(tmp_path / "run"), "backbone"
@@ -141,6 +141,7 @@ def test_every_option_is_read(tmp_path, monkeypatch):
             experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
     experiment.build(resnet)
     first_state(experiment.build(tune), tmp_path)
+    own_run.take(tune)
     assert loop.run(probe, tmp_path / "probe") == 0
     monkeypatch.undo()
     assert {name for *_, name in leaves(config.default())} - read == set()

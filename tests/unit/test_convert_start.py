@@ -149,7 +149,6 @@ def test_the_same_file_without_a_name_of_a_method_changes_nothing(tmp_path):
             r"bn1/mean: float32\[2, 2\]",
         ),
         (lambda c: c.model.update(name="resnet34"), CheckpointError, "not in the checkpoint"),
-        (lambda c: c.method.update(queue_size=16), CheckpointError, "method_state/queue: float32"),
         (lambda c: c.method.projector.update(layers=1), CheckpointError, "projector/fc2"),
         (lambda c: c.optim.update(name="lars"), CheckpointError, "state of optimizer 'sgd', not"),
         (

@@ -217,3 +217,14 @@ def test_importing_the_package_imports_nothing_else():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                          cwd=os.getcwd())  # fmt: skip
     assert out.stdout.strip() == "[]"
+
+
+def test_an_encoder_is_one_line(run):
+    path, *_ = run
+    text = f"Encoder({path}, step 0: vit_tiny, (12, 12, 1) -> 16 of the backbone)"
+    assert repr(moco_jax.load(path)) == text
+
+
+def test_without_a_classifier_there_are_no_logits(run):
+    with pytest.raises(CheckpointError, match="no classifier in it; a linear probe or fine-tuning"):
+        moco_jax.load(run[0], features="logits")

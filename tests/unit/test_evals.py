@@ -14,8 +14,9 @@ from moco_jax.data.source import ArraySource, Splits
 from moco_jax.errors import NotFiniteError
 from moco_jax.evals import confusion
 from moco_jax.evals.extraction import extract, feature_batches
-from moco_jax.evals.knn_accuracy import evaluate, pairs_of, score
+from moco_jax.evals.knn_accuracy import evaluate, score
 from moco_jax.evals.knn_monitor import KnnMonitor
+from moco_jax.evals.knn_options import pairs_of
 from moco_jax.mesh import make_mesh
 from moco_jax.ops.neighbours import Neighbours
 
@@ -181,7 +182,7 @@ def test_a_diverged_network_does_not_end_the_run(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"k": 0}, {"ks": (5, -1)}, {"temperature": 0.0}, {"temperatures": (float("nan"),)}]
+    "bad", [{"k": -1}, {"ks": (5, -1)}, {"temperature": 0.0}, {"temperatures": (float("nan"),)}]
 )
 def test_bad_options(bad):
     options = knn_options()

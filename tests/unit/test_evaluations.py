@@ -6,7 +6,7 @@ import pytest
 
 from moco_jax import config
 from moco_jax.evals import EVALUATIONS, make_watches
-from moco_jax.evals.knn_accuracy import watched
+from moco_jax.evals.knn_options import default_k, resolved, watched
 from moco_jax.evals.unlabelled import RANK_ME
 from moco_jax.training import experiment
 from moco_jax.training.context import make_context
@@ -101,3 +101,21 @@ def test_a_bounded_bank_before_the_end(most, watch, expected):
     knn.update(max_train=most, watch_train=watch, max_test=7, watch_test=0)
     assert (watched(knn).max_train, watched(knn).max_test) == (expected, 7)
     assert knn.max_train == most
+
+
+@pytest.mark.parametrize(
+    ("bank", "k"),
+    [(1, 1), (4, 4), (30, 5), (600, 12), (2000, 40), (9999, 199), (10_000, 200), (1_281_167, 200)],
+)
+def test_the_default_number_of_neighbours_grows_with_the_bank(bank, k):
+    assert default_k(bank) == k
+
+
+def test_a_number_that_is_named_stays_and_the_default_is_said(caplog):
+    knn = config.default().knn
+    with caplog.at_level("INFO", "moco_jax"):
+        assert resolved(knn, 5000).k == 100
+    assert "kNN: k = 100, for a bank of 5000 images (knn.k=0)" in caplog.text
+    assert resolved(knn, 50_000).k == 200
+    knn.k = 7
+    assert resolved(knn, 5000).k == 7

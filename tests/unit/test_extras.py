@@ -1,12 +1,13 @@
 """Libraries that only a part needs: not imported by training, and named where they are missing."""
 
+import importlib.metadata
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from moco_jax import files, report
+from moco_jax import extras, files, report
 from moco_jax.data.source import open_source
 from moco_jax.evals import featurefile
 from tests import runs
@@ -24,6 +25,14 @@ def test_training_imports_none_of_them():
     assert done.stdout.split() == []
 
 
+def test_an_extra_is_installed_by_the_names_of_its_libraries(monkeypatch):
+    """For this package is on no index."""
+    lists = ["numpy>=2", 'plotly<8,>=6; extra == "report"', 'jinja2; extra == "report"']
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: lists)
+    assert extras.installation("report") == "pip install 'plotly<8,>=6' jinja2"
+    assert extras.installation("hf") == "pip install '.[hf]' in the repository"
+
+
 def a_report(path):
     report.write(runs.write_run(path / "run"))
 
@@ -35,16 +44,16 @@ def a_parquet_file(path):
 @pytest.mark.parametrize(
     ("library", "module", "use", "message"),
     [
-        ("plotly", "report.page", a_report, r"report.html needs .*'plotly.*moco_jax\[report\]'"),
-        ("jinja2", "report.page", a_report, r"needs the library 'jinja2': .*moco_jax\[report\]'"),
-        ("pyarrow", "", a_parquet_file, r"parquet needs .*'pyarrow': .*moco_jax\[parquet\]'"),
+        ("plotly", "report.page", a_report, r"report.html needs .*'plotly.*: pip install"),
+        ("jinja2", "report.page", a_report, r"needs the library 'jinja2': pip install"),
+        ("pyarrow", "", a_parquet_file, r"parquet needs .*'pyarrow': .*pip install 'pyarrow"),
         (
             "tensorflow_datasets", "data.tfds", lambda _: open_source("tfds:mnist"),
-            r"data.source='tfds:...' needs .*'tensorflow_datasets': .*moco_jax\[tfds\]'",
+            r"data.source='tfds:...' needs .*'tensorflow_datasets': pip .*(tfds|tensorflow)",
         ),
         (
             "datasets", "", lambda _: open_source("hf:mnist"),
-            r"data.source='hf:...' needs .*'datasets': .*moco_jax\[hf\]'",
+            r"data.source='hf:...' needs .*'datasets': .*pip install 'datasets",
         ),
         (
             "gcsfs", "", lambda _: files.prepare_workdir("gs://bucket/run"),

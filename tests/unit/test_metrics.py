@@ -1,6 +1,7 @@
 """metrics.jsonl and TensorBoard's files: damaged lines, rewinding, and sinks that fail."""
 
 import json
+import time
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -49,6 +50,39 @@ def test_metrics_that_cannot_be_written_are_an_error_that_names_the_file(tmp_pat
     (tmp_path / metrics.FILE).mkdir()
     with pytest.raises(StorageError, match=r"Writing .*metrics\.jsonl failed 2 times"):
         writer.write({"step": 1})
+
+
+def test_a_row_has_its_time(tmp_path):
+    begin = time.time()
+    metrics.Writer(tmp_path, 0, False).write({"step": 1, "loss": 0.5})
+    (row,) = metrics.read(tmp_path)
+    assert begin - 1 <= row["time"] <= time.time() + 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (80, "0:30 left  step 5/20  loss 1.000"),
+        (32, "0:30 left  step 5/20  loss 1.000"),
+        (31, "0:30 left  step 5/20"),
+        (12, "0:30 left"),
+        (4, "0:30"),
+    ],
+)
+def test_a_line_for_a_width_has_the_first_parts_whole(columns, line):
+    assert metrics.fitting(["0:30 left", "step 5/20", "loss 1.000"], columns) == line
+
+
+@pytest.mark.parametrize("columns", [20, 40, 200])
+def test_the_live_line_begins_with_the_time_left(columns, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    progress = metrics.Progress(100)
+    for step in (1, 2):
+        progress.show({"step": step, "epoch": step / 10, "loss": 1.0, "learning_rate": 0.1})
+    last = capsys.readouterr().err.split("\x1b[K")[-1]
+    assert last.startswith("0:00 left")
+    assert len(last) < columns
 
 
 def events(path):

@@ -76,7 +76,7 @@ ZERO = [
     "method.temperature", "method.projector.out", "model.resnet.width",
     "model.vit.patch", "model.vit.norm_eps", "optim.base_lr", "optim.eps", "optim.layer_decay",
     "optim.trust_coefficient",
-    "knn.k", "knn.temperature", "log.every_steps", "log.max_nonfinite", "checkpoint.keep_last",
+    "knn.temperature", "log.every_steps", "log.max_nonfinite", "checkpoint.keep_last",
     "supervised.held_out", "data.view1.randaugment_layers",
 ]  # fmt: skip
 ONE = ["optim.momentum", "optim.b1", "optim.b2", "model.vit.drop_path", "supervised.held_out"]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from moco_jax.data import subset
-from moco_jax.data.source import ArraySource, EncodedSource, open_source
+from moco_jax.data.fingerprint import fingerprint
+from moco_jax.data.source import ArraySource, EncodedSource, Splits, open_source
+from moco_jax.errors import InputError
 from tests.folders import levels, make_folder
 
 LABELS = np.repeat([0, 1, 2, 4], [50, 7, 1, 190]).astype(np.int32)
@@ -83,3 +85,48 @@ def test_counts_classes():
     assert subset.count_classes(array(None)) == 0
     encoded = EncodedSource("encoded", 3, None, None, True, ("a", "b"))
     assert subset.count_classes(encoded) == 2
+
+
+@pytest.mark.parametrize("kind", ["array", "folder"])
+def test_a_share_of_every_class_becomes_test_images(kind, tmp_path):
+    if kind == "array":
+        splits = Splits(array(class_names=tuple("abcde")), None)
+    else:
+        counts = zip("abcd", (20, 7, 1, 5))
+        files = [f"{name}/{i}.png" for name, count in counts for i in range(count)]
+        splits = open_source(make_folder(tmp_path / "images", *files), str(tmp_path / "cache"))
+    before = subset.labels_of(splits.train)
+    train, test = subset.with_test(splits, 0.2, 3)
+    labels = [subset.labels_of(part) for part in (train, test)]
+    counts = [np.bincount(x, minlength=before.max() + 1) for x in labels]
+    np.testing.assert_array_equal(sum(counts), np.bincount(before))
+    wanted = [min(max(1, round(0.2 * n)), n - 1) if n else 0 for n in np.bincount(before)]
+    assert counts[1].tolist() == wanted
+    names = [{part.item_name(i) for i in range(len(part))} for part in (train, test)]
+    assert not names[0] & names[1]
+    assert f"; held out {len(test)} of {len(before)}, 0.2 of every class by seed 3" in test.name
+    assert train.understood.notes[-1] == f"test images are {test.name.partition('held out ')[2]}"
+    for part, count in zip((train, test), counts):
+        assert part.understood.images == len(part)
+        assert list(part.understood.classes.values()) == count.tolist()
+    again, other = (subset.with_test(splits, 0.2, seed)[1] for seed in (3, 4))
+    np.testing.assert_array_equal(*([x.item_name(i) for i in range(len(x))] for x in (again, test)))
+    assert {other.item_name(i) for i in range(len(other))} != names[1]
+    if kind == "folder":
+        found = fingerprint(Splits(train, test))
+        moved = (tmp_path / "images").rename(tmp_path / "moved")
+        splits = open_source(f"folder:{moved}", str(tmp_path / "cache"))
+        assert fingerprint(subset.with_test(splits, 0.2, 3)) == found
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (Splits(array(), array()), r"test_share=0.2: array has test images of its own \(array\)"),
+        (Splits(array(None), None), "needs labels, and array has none"),
+        (Splits(array(np.arange(9, dtype=np.int32)), None), "no class of array has two labelled"),
+    ],
+)
+def test_shares_that_cannot_be_held_out(splits, message):
+    with pytest.raises(InputError, match=message):
+        subset.with_test(splits, 0.2, 0)

@@ -88,8 +88,8 @@ FORMATS = {
     "lincls": Format(
         "linear-probe checkpoint of MoCo", _torch(plain.write_lincls), note=plain.epsilon
     ),
-    "torchvision": Format("torchvision (or timm) ResNet", _torchvision),
-    "timm": Format("timm model", _flat, note=plain.epsilon),
+    "torchvision": Format("torchvision (or timm) ResNet", _torchvision, note=plain.flat_note),
+    "timm": Format("timm model", _flat, note=plain.flat_note),
     "transformers": Format("transformers folder", _folder(transformers.write)),
     "deit": Format("DeiT fine-tuning file", _torch(plain.write_deit), note=plain.epsilon),
     "detectron2": Format("detectron2 backbone", _pickle, note=plain.detectron2_settings),

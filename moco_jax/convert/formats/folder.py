@@ -1,11 +1,11 @@
 """Folders of the Hugging Face hub: config.json, of transformers or of timm, and weights."""
 
 import json
-import logging
 import pathlib
 from typing import Any
 
 from moco_jax.config import ConfigDict
+from moco_jax.convert import preprocessing
 from moco_jax.convert.arch import arch_of, infer, is_sincos
 from moco_jax.convert.contents import Contents, heads_of
 from moco_jax.convert.formats import plain, transformers
@@ -15,16 +15,11 @@ from moco_jax.convert.lookalike import assume, check
 from moco_jax.convert.recognize import Network, Tensors
 from moco_jax.errors import CheckpointError
 
-log = logging.getLogger(__name__)
-
 # In the order in which transformers looks for them; an index names the files of the parts.
 WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json",
     "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
-# What says how images are prepared, for transformers and for timm.
-PREPROCESSOR = "preprocessor_config.json"
-_MEAN_AND_STD = (("image_mean", "image_std"), ("mean", "std"))
 _INDEX = "index.json"
 
 
@@ -53,7 +48,7 @@ def read(path: pathlib.Path, hints: Hints) -> Contents:
     network, found = plain.network_of(file, hints)
     _recognise_sincos(c, network)
     contents = plain.contents_of(file, network, found, c, hints)
-    images = _json(path / PREPROCESSOR) if (path / PREPROCESSOR).is_file() else {}
+    images = _json(path / preprocessing.FILE) if (path / preprocessing.FILE).is_file() else {}
     return _prepared(contents._replace(format="transformers"), images)
 
 
@@ -94,18 +89,8 @@ def _of_timm(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prepared(contents: Contents, images: dict[str, Any]) -> Contents:
-    """Contents whose images are prepared as the folder says: mean, std, share of the crop."""
-    for names in _MEAN_AND_STD:
-        mean, std = (images.get(name) for name in names)
-        if all(
-            isinstance(x, list) and all(isinstance(n, int | float) for n in x) for x in (mean, std)
-        ):
-            data = contents.config.data
-            data.mean, data.std = tuple(map(float, mean)), tuple(map(float, std))
-            log.info("Images: mean %s, std %s, as the folder says", data.mean, data.std)
-    share = images.get("crop_pct")
-    if isinstance(share, float) and 0 < share <= 1:
-        contents.config.data.eval_crop_share = share
+    """Contents whose images are prepared as the folder says."""
+    preprocessing.apply(images, contents.config, "the folder")
     return contents
 
 

@@ -47,7 +47,7 @@ def read(path: pathlib.Path) -> Contents:
     Raises:
       CheckpointError: there is none, or it is damaged.
     """
-    step = (path if (path / "state").is_dir() else _newest(path)).absolute()
+    step = _step(path)
     arrays, meta = checkpoint.read(step)
     c = _config(meta["config"])
     if c.protocol == "supervised" and not c.supervised.train_backbone:
@@ -71,7 +71,17 @@ def read(path: pathlib.Path) -> Contents:
         epoch=about.get("epoch") if epoch is None else epoch,
         step=number,
         extra=about.get("extra", {}),
+        classes=tuple(meta["config"].get("found", {}).get("classes", ())),
     )
+
+
+def config_of(path: pathlib.Path) -> ConfigDict:
+    """The config of the newest step of a workdir, or of the step that `path` is.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged.
+    """
+    return _config(checkpoint.read_config(_step(path)))
 
 
 def _one_head(
@@ -200,6 +210,10 @@ def _optimizer_state(contents: Contents) -> dict[str, np.ndarray]:
     state = checkpoint.named({"opt_state": jax.eval_shape(tx.init, params)})
     leaves = contents.leaves | {"step": np.int32(contents.step)}
     return {name: leaves[optimizer_leaf(name, state)] for name in state}
+
+
+def _step(path: pathlib.Path) -> pathlib.Path:
+    return (path if (path / "state").is_dir() else _newest(path)).absolute()
 
 
 def _newest(workdir: pathlib.Path) -> pathlib.Path:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moco_jax.config import ConfigDict
-from moco_jax.convert import optimizer
+from moco_jax.convert import optimizer, preprocessing
 from moco_jax.convert.arch import arch_of, classes_of, infer, input_channels
 from moco_jax.convert.contents import ROLES, Contents, complete, shapes_of
 from moco_jax.convert.formats.pytorch import RECORD, File, collect, hints_of, number, record_of
@@ -82,6 +82,7 @@ def contents_of(
     whole = layout(c)
     if network.scheme == "transformers":
         whole += rows(POOLER, "pooler", "pooler")
+    preprocessing.apply(file.record.get("images", {}), c, "the file")
     shapes = shapes_of(c, input_channels(tensors), classes_of(tensors, c.model))
     title = SCHEMES[network.scheme].title
     called = "" if network.scheme == "torch" else " and here by torchvision's or timm's names"
@@ -228,6 +229,18 @@ def epsilon(contents: Contents) -> str:
         f"; it cannot say that LayerNorm's epsilon is {model.vit.norm_eps:g}: the model that loads "
         f"it needs eps={model.vit.norm_eps:g}, or its features differ ({NORM_EPS:g} is usual there)"
     )
+
+
+def flat_note(contents: Contents) -> str:
+    """What differs from the library's model of the same name, which then does not take the file."""
+    r = contents.config.model.resnet
+    if not contents.config.model.name.startswith("resnet"):
+        return epsilon(contents)
+    odd = [f"width {r.width:g}"] if r.width != 1 else []
+    odd += ["a 3x3 first convolution and no pooling"] if r.stem == "cifar" else []
+    if not odd:
+        return ""
+    return f"; torchvision and timm have no {contents.config.model.name} with {' and '.join(odd)}"
 
 
 def _tensors(contents: Contents, required: set[str] = frozenset()) -> dict[str, np.ndarray]:

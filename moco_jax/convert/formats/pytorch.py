@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moco_jax import __version__
-from moco_jax.convert import safetensors, torchfile
+from moco_jax.convert import preprocessing, safetensors, torchfile
 from moco_jax.convert.arch import ARCHS, arch_of
 from moco_jax.convert.contents import ENCODERS, Contents, heads_of
 from moco_jax.convert.hints import Hints
@@ -96,6 +96,7 @@ def known(record: Any) -> dict[str, Any]:
         "heads": lambda value: type(value) is int and value > 0,
         "norm_eps": lambda value: type(value) is float and 0 < value < math.inf,
         "step": lambda value: type(value) is int and value >= 0,
+        "images": lambda value: isinstance(value, dict),
     }
     return {name: record[name] for name, test in valid.items() if test(record.get(name))}
 
@@ -131,6 +132,7 @@ def record_of(contents: Contents) -> dict[str, Any]:
         "encoder": contents.encoder,
         "arch": arch_of(model),
         "step": int(contents.step),
+        "images": preprocessing.said_of(contents.config),
     }
     if model.name.startswith("vit"):
         size, eps = int(contents.config.data.image_size), float(model.vit.norm_eps)

@@ -10,7 +10,7 @@ from typing import Any
 
 from moco_jax import config
 from moco_jax.config import ConfigDict
-from moco_jax.convert import safetensors
+from moco_jax.convert import preprocessing, safetensors
 from moco_jax.convert.contents import Contents, complete, heads_of, width_of
 from moco_jax.convert.formats.pytorch import RECORD, collect, write_record
 from moco_jax.convert.names import POOLER, Row, backbone, rows
@@ -31,7 +31,7 @@ def layout(c: ConfigDict) -> list[Row]:
 
 
 def write(contents: Contents, path: pathlib.Path) -> None:
-    """Writes config.json and the weights into an existing folder.
+    """Writes config.json, preprocessor_config.json and the weights into an existing folder.
 
     Raises:
       CheckpointError: transformers has no such model.
@@ -41,6 +41,8 @@ def write(contents: Contents, path: pathlib.Path) -> None:
     first = next(t for name, t in tensors.items() if t.ndim == 4)
     said |= {"num_channels": int(first.shape[1])}
     (path / "config.json").write_text(json.dumps(said, indent=2) + "\n")
+    images = preprocessing.for_transformers(contents.config)
+    (path / preprocessing.FILE).write_text(json.dumps(images, indent=2) + "\n")
     with open(path / WEIGHTS, "wb") as file:
         safetensors.save(tensors, {RECORD: write_record(contents)}, file)
 

@@ -1,0 +1,34 @@
+"""Hooks of MkDocs: README.md is the first page, and links out of docs/ are links no more."""
+
+import pathlib
+import re
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = pathlib.Path(__file__).parents[1]
+_LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
+
+
+def on_files(files: Files, config: Any, **_: Any) -> Files:
+    """Adds README.md as index.md, its links as seen from docs/."""
+    text = _LINK.sub(_from_docs, (ROOT / "README.md").read_text())
+    files.append(File.generated(config, "index.md", content=text))
+    return files
+
+
+def _from_docs(link: re.Match) -> str:
+    path = link[2]
+    inside = path.removeprefix("docs/") if path.startswith("docs/") else f"../{path}"
+    return f"[{link[1]}]({inside})"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """What is there but outside docs/ is no link; what is not there stays one, and fails."""
+    return _LINK.sub(_named, markdown)
+
+
+def _named(link: re.Match) -> str:
+    path = link[2].partition("#")[0]
+    outside = path.startswith("../") and (ROOT / "docs" / path).exists()
+    return link[1] if outside else link[0]
