@@ -19,7 +19,8 @@ def get_config(variant: str = "r50") -> ConfigDict:
     if variant == "r50":
         return _r50()
     if variant in ("s16", "b16"):
-        # The paper of v3 names no other settings for BYOL's ViT than its own.
+        # The paper of v3 swept rate and decay for each method (section 6.1); what it chose for BYOL
+        # is not known here, so v3's own stand in.
         c = v3_vit.get_config(variant)
         c.method.name = "byol"
         return c

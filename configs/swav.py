@@ -17,7 +17,8 @@ VARIANTS = ("r50", "r50_256", "s16", "b16", "cifar10", "demo")
 def get_config(variant: str = "r50") -> ConfigDict:
     variant = config.choose("variant", variant, VARIANTS)
     if variant in ("s16", "b16"):
-        # The paper of v3 names no other settings for SwAV's ViT than its own; two full-size views.
+        # The paper of v3 swept rate and decay for each method (section 6.1); what it chose for SwAV
+        # is not known here, so v3's own stand in, with SwAV's temperature and two full-size views.
         c = v3_vit.get_config(variant)
         c.method.update(name="swav", temperature=0.1, queue_size=0)
         c.method.predictor.layers = 0
