@@ -4,7 +4,6 @@ A pattern is a path or an address (gs://..., s3://...) with `{000..127}` or `{a,
 each of these, as `{train-{0..9},val}` does, and `*`, `?`, `[...]`, `**` for whatever is there.
 """
 
-import concurrent.futures
 import functools
 import glob
 import itertools
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from moco_jax import places
+from moco_jax.data.patience import for_each, waiting_for
 from moco_jax.data.source import existing
 from moco_jax.errors import InputError, MissingError
 from moco_jax.files import is_trouble, retrying
@@ -90,8 +90,7 @@ def find(option: str, pattern: str, ending: str) -> list[Blob]:
     """
     paths = expand(pattern)
     ask = functools.partial(_find, option, ending)
-    with concurrent.futures.ThreadPoolExecutor(_ASKED) as pool:
-        found = dict(zip(paths, pool.map(ask, paths)))
+    found = dict(zip(paths, for_each(ask, paths, _ASKED)))
     missing = [path for path in paths if not found[path]]
     if missing and len(paths) == 1 and not (places.scheme(pattern) or glob.has_magic(pattern)):
         existing(pattern)
@@ -114,6 +113,11 @@ def _find(option: str, ending: str, path: str) -> list[Blob]:
 
 def _find_local(option: str, ending: str, path: str) -> list[Blob]:
     path = os.path.abspath(os.path.expanduser(path))
+    with waiting_for(path):
+        return _list_local(option, ending, path)
+
+
+def _list_local(option: str, ending: str, path: str) -> list[Blob]:
     if os.path.isdir(path):
         path = os.path.join(glob.escape(path), "**", f"*{ending}")
     names = glob.glob(path, recursive=True) if glob.has_magic(path) else [path]
@@ -155,7 +159,7 @@ def read(path: str, start: int, size: int) -> bytes:
       OSError: it cannot be read.
     """
     if not places.scheme(path):
-        with open(path, "rb", 0) as file:
+        with waiting_for(path), open(path, "rb", 0) as file:
             return os.pread(file.fileno(), size, start)
     scheme, key = places.split("a file", path)
     files = _file_system(scheme, os.getpid())

@@ -3,9 +3,7 @@
 N number of samples
 """
 
-import concurrent.futures
 import dataclasses
-import functools
 import itertools
 import logging
 import os
@@ -23,6 +21,7 @@ from moco_jax.data.blobs import Blob
 from moco_jax.data.columns import choose_label
 from moco_jax.data.index import TICK
 from moco_jax.data.labels import class_numbers
+from moco_jax.data.patience import for_each
 from moco_jax.data.shard import CLASS, JSON, UNREADABLE, Shard, Wanted, read_shard
 from moco_jax.data.summary import LeftOut
 from moco_jax.errors import BadImage
@@ -194,17 +193,20 @@ def open_samples(what: str, found: Sequence[Blob], wanted: Wanted, cache_dir: st
     return _save(what, samples, found, begin, file)
 
 
-def _read_all(what: str, found: Sequence[Blob], wanted: Wanted) -> Iterable[Shard]:
+def _read_all(what: str, found: Sequence[Blob], wanted: Wanted) -> list[Shard]:
     total = sum(blob.size for blob in found)
     log.info("Reading the headers of %s: %d shards, %.1f GB ...", what, len(found), total / 1e9)
-    said = time.monotonic()
-    read = functools.partial(read_shard, wanted=wanted)
-    with concurrent.futures.ThreadPoolExecutor(_READERS, thread_name_prefix="headers") as pool:
-        for number, shard in enumerate(pool.map(read, found), 1):
-            if time.monotonic() > said + _SAID:
-                log.info("  %d of %d shards", number, len(found))
-                said = time.monotonic()
-            yield shard
+    done, said = [], [time.monotonic()]
+
+    def read(blob: Blob) -> Shard:
+        shard = read_shard(blob, wanted)
+        done.append(blob)
+        if time.monotonic() > said[-1] + _SAID:
+            said.append(time.monotonic())
+            log.info("  %d of %d shards", len(done), len(found))
+        return shard
+
+    return for_each(read, found, _READERS)
 
 
 _ARRAYS = ("shard", "offset", "size", "ends", "names", "labels")

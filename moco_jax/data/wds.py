@@ -11,6 +11,7 @@ from moco_jax import config
 from moco_jax.data import blobs, layout
 from moco_jax.data.blobs import Blob
 from moco_jax.data.labels import class_numbers
+from moco_jax.data.patience import while_it_lives
 from moco_jax.data.samples import Samples, open_samples
 from moco_jax.data.shard import Wanted
 from moco_jax.data.source import EncodedSource, Opening, Splits
@@ -28,14 +29,20 @@ def open_wds(where: str, opening: Opening) -> Splits:
       where: `PATTERN`, or several with `::` between them; see `blobs`. A folder stands for all
         its .tar files. Which shards are tests is told by names as `layout` knows them: a word of
         the file's name, or the folder's; or by `train=PATTERN,test=PATTERN`.
-      opening: where the samples' places are kept; its columns: `image_column` kinds of images
+      opening: where the samples' places are kept, and how long an answer of the file system is
+        waited for; its columns: `image_column` kinds of images
         (`jpg` or `jpg;png`), `label_column` a kind of text files (`cls`) or `json.FIELD`.
 
     Raises:
       MissingError: a shard that was named does not exist.
       InputError: no images; it is not clear which shards, images or labels are meant.
-      StorageError: a bucket does not answer.
+      StorageError: a bucket, or the place that the shards are in, does not answer.
     """
+    opened = functools.partial(_open, where, opening)
+    return while_it_lives(opened, opening.read_seconds)
+
+
+def _open(where: str, opening: Opening) -> Splits:
     train, test, notes = _shards(where)
     kinds = opening.image_column.lower().split(";") if opening.image_column else ()
     wanted = Wanted(tuple(kind.lstrip(".") for kind in kinds), opening.label_column.lstrip("."))

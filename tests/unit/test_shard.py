@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import tarfile
+import threading
 
 import numpy as np
 import pytest
@@ -162,3 +163,12 @@ def test_a_file_system_in_trouble_is_no_damaged_shard(tmp_path, monkeypatch):
         shard_of(path)
     assert len(tries) == 6
     assert pauses == sorted(pauses)
+
+
+def test_a_place_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
+    """As of a network that is gone, while the headers are read."""
+    path, gone = make_shard(tmp_path / "a.tar", sample(1)), threading.Event()
+    monkeypatch.setattr(os, "pread", lambda *_: gone.wait())
+    with pytest.raises(StorageError, match=rf"read_seconds=0.2 from {path}"):
+        open_source(f"wds:{tmp_path}", str(tmp_path / "cache"), "", "", 0.2)
+    gone.set()
