@@ -167,7 +167,10 @@ def read(path: str, start: int, size: int) -> bytes:
 
     with places.translated(path):
         part = {"start": start, "end": start + size}
-        return sync(files.loop, files._cat_file, key, **part, timeout=_SECONDS)
+        try:
+            return sync(files.loop, files._cat_file, key, **part, timeout=_SECONDS)
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer in {_SECONDS:.0f} s") from error
 
 
 @functools.cache

@@ -52,7 +52,7 @@ def test_shards_in_a_bucket_are_those_of_the_folder(shards, pattern):
 def test_headers_are_read_once_and_again_when_a_shard_changes(shards, monkeypatch):
     folder, place = shards
     seen, read = [], index.read_shard
-    monkeypatch.setattr(index, "read_shard", lambda blob, **w: seen.append(blob) or read(blob, **w))
+    monkeypatch.setattr(index, "read_shard", lambda blob, w: seen.append(blob) or read(blob, w))
     for _ in range(2):
         open_source(f"wds:{place}", str(folder / "cache"))
         assert len(seen) == 4
