@@ -34,10 +34,10 @@ class BuildWithRecipes(build_py):
         """Builds, and copies."""
         super().run()
         if not self.editable_mode:
-            target = pathlib.Path(self.build_lib, "moco_jax/configs")
-            target.mkdir(parents=True, exist_ok=True)
-            for file in (HERE / "configs").glob("*.py"):
-                self.copy_file(str(file), str(target / file.name))
+            for file in (HERE / "configs").rglob("*.py"):
+                target = pathlib.Path(self.build_lib, "moco_jax", file.relative_to(HERE))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.copy_file(str(file), str(target))
 
 
 setuptools.setup(

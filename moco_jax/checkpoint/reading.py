@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from moco_jax import files
+from moco_jax.bucket import Place
 from moco_jax.checkpoint.sealed import read_meta
 from moco_jax.errors import CheckpointError, StorageError
 from moco_jax.ops.checksum import tree_checksums
@@ -16,7 +17,7 @@ from moco_jax.ops.checksum import tree_checksums
 Tree = Any
 
 
-def read_config(step: pathlib.Path) -> dict[str, Any]:
+def read_config(step: Place) -> dict[str, Any]:
     """The config stored with a checkpoint, without its arrays.
 
     Raises:
@@ -24,9 +25,8 @@ def read_config(step: pathlib.Path) -> dict[str, Any]:
       StorageError: the machine cannot read it.
     """
     try:
-        return files.retrying(f"reading {step}", lambda: read_meta(step), files.is_trouble)[
-            "config"
-        ]
+        meta = files.retrying(f"reading {step}", lambda: read_meta(step), files.is_trouble)
+        return meta["config"]
     except StorageError:
         raise
     except Exception as error:

@@ -25,11 +25,12 @@ def files() -> dict[str, pathlib.Path]:
 
 
 def find(path: str) -> str:
-    """`path` where it is there; else, of configs/NAME.py, the package's."""
+    """`path` where it is there; else, of a file in configs/, the package's."""
     own = pathlib.Path(path)
-    if own.parent != pathlib.Path(FOLDER) or own.exists() or own.name not in files():
+    if own.parts[:1] != (FOLDER,) or own.exists():
         return path
-    return str(files()[own.name])
+    ours = folder().joinpath(*own.parts[1:])
+    return str(ours) if ours.is_file() else path
 
 
 def described(value: str) -> str:

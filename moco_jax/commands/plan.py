@@ -1,7 +1,7 @@
 """The command: python -m moco_jax plan --config=configs/v3_vit.py:b16 --topology=v4:4x4x8.
 
 Compiles the training step of a config for a TPU slice that is not there (`pip install
-'moco_jax[tpu]'`), or without --topology for the devices that are here, and prints what a chip needs
+'.[tpu]'`), or without --topology for the devices that are here, and prints what a chip needs
 and the bounds that its data sheet sets. Nothing runs, and no image is read: data sets of ImageNet
 and CIFAR are known by name, of others --images tells the number. Options of the config can be
 overridden: --config.data.batch_size=512. Exit codes: 0 done, 2 wrong input, or it does not fit.

@@ -1,10 +1,10 @@
 """Evaluating a run needs no repetition: its checkpoint tells its images and its network."""
 
 import logging
-import pathlib
 from collections.abc import Collection
 
 from moco_jax import config as configs
+from moco_jax.bucket import place
 from moco_jax.config import ConfigDict
 from moco_jax.convert.formats.ours import config_of, is_ours
 
@@ -39,8 +39,10 @@ def take(config: ConfigDict, given: Collection[str] = ()) -> dict[str, object]:
     Raises:
       CheckpointError: there is no checkpoint in the workdir, or it is damaged.
     """
-    path = pathlib.Path(config.init)
-    if not (config.init_recipe and config.init and is_ours(path)):
+    if not (config.init_recipe and config.init):
+        return {}
+    path = place("config.init", config.init)
+    if not is_ours(path):
         return {}
     there, here = (configs.flat(c.to_dict()) for c in (config_of(path), config))
     groups = [group for group in (_IMAGES, _NETWORK) if group[0] not in given]

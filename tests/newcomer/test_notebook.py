@@ -71,7 +71,7 @@ def test_the_notebook_runs_and_shows_what_it_promises(tmp_path, monkeypatch):
         assert text in said, said
     (linear,) = [r for r in results.read(tmp_path / "runs/linear") if r["evaluation"] == "linear"]
     assert linear["metrics"]["top1"] > 0.6
-    assert "data.source=embedded, " in (tmp_path / "runs/linear/log.txt").read_text()
+    assert "Data: embedded, 9000 of 10000" in (tmp_path / "runs/linear/log.txt").read_text()
 
 
 def test_it_is_kept_without_outputs_and_with_its_parameters_at_the_top():

@@ -57,11 +57,11 @@ def a_parquet_file(path):
         ),
         (
             "gcsfs", "", lambda _: files.prepare_workdir("gs://bucket/run"),
-            r"gs:// needs the library '(aiohttp|gcsfs)': .*'.\[gcs\]'",
+            r"gs:// needs the library '(aiohttp|gcsfs)': pip install .*gcs",
         ),
         (
             "s3fs", "", lambda _: files.prepare_workdir("s3://bucket/run"),
-            r"s3:// needs the library 's3fs': .*'.\[s3\]'",
+            r"s3:// needs the library 's3fs': pip install .*s3",
         ),
     ],
 )  # fmt: skip

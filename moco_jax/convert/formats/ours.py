@@ -75,7 +75,7 @@ def read(path: pathlib.Path) -> Contents:
     )
 
 
-def config_of(path: pathlib.Path) -> ConfigDict:
+def config_of(path: Place) -> ConfigDict:
     """The config of the newest step of a workdir, or of the step that `path` is.
 
     Raises:
@@ -212,12 +212,12 @@ def _optimizer_state(contents: Contents) -> dict[str, np.ndarray]:
     return {name: leaves[optimizer_leaf(name, state)] for name in state}
 
 
-def _step(path: pathlib.Path) -> pathlib.Path:
+def _step(path: Place) -> Place:
     return (path if (path / "state").is_dir() else _newest(path)).absolute()
 
 
-def _newest(workdir: pathlib.Path) -> pathlib.Path:
-    steps = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+def _newest(workdir: Place) -> Place:
+    steps = [p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
     if not steps:
         raise CheckpointError(f"there is no checkpoint in {workdir}")
     return max(steps, key=lambda p: int(p.name))
