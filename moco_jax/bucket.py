@@ -87,7 +87,11 @@ class BucketPath:
         self._do("pipe_file", content, mode="create")
 
     def upload(self, file: pathlib.Path) -> None:
-        """Makes or replaces an object, from a file of any size."""
+        """Makes or replaces an object, from a file of any size, or all objects of a folder."""
+        for part in sorted(path for path in file.rglob("*") if path.is_file()):
+            (self / part.relative_to(file).as_posix()).upload(part)
+        if file.is_dir():
+            return
         with places.translated(str(self)):
             places.filesystem(self._scheme).put_file(str(file), self._key)
 
@@ -205,10 +209,12 @@ def fetched(path: Place) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def filled(path: Place) -> Iterator[pathlib.Path]:
-    """Within the context, a file of the machine to be written, which `path` then holds."""
+    """Within the context, a file or folder of the machine to be made, which `path` then holds."""
     if isinstance(path, pathlib.Path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="moco_jax-") as folder:
-        yield pathlib.Path(folder) / path.name
-        path.upload(pathlib.Path(folder) / path.name)
+        made = pathlib.Path(folder) / path.name
+        yield made
+        if made.exists():
+            path.upload(made)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from moco_jax import files
+from moco_jax.bucket import Place, filled
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ Step = Callable[[Any, Any], Any]
 
 
 @contextlib.contextmanager
-def profiled(step: Step, span: str, workdir: pathlib.Path, start: int) -> Iterator[Step]:
+def profiled(step: Step, span: str, workdir: Place, start: int) -> Iterator[Step]:
     """The step (state, batch) -> results, which traces itself from one step of a run to another.
 
     The trace has a marker for each step; TensorBoard, XProf and Perfetto read it. Process 0
@@ -44,30 +45,31 @@ def profiled(step: Step, span: str, workdir: pathlib.Path, start: int) -> Iterat
     def traced(state: Any, batch: Any) -> Any:
         nonlocal position, tracing
         if not tracing and first <= position < last:
-            jax.profiler.start_trace(workdir / FOLDER)
+            jax.profiler.start_trace(folder)
             tracing = True
         position += 1
         with jax.profiler.StepTraceAnnotation("train", step_num=position):
             results = step(state, batch)
         if tracing and position == last:
             jax.block_until_ready(results)
-            tracing = _end(workdir)
+            tracing = _end(folder, workdir)
         return results
 
-    try:
-        yield traced
-    finally:
-        if tracing:
-            _end(workdir)
+    with filled(workdir / FOLDER) as folder:
+        try:
+            yield traced
+        finally:
+            if tracing:
+                _end(folder, workdir)
 
 
-def _end(workdir: pathlib.Path) -> bool:
+def _end(folder: pathlib.Path, workdir: Place) -> bool:
     """Writes trace and summary; False: nothing is traced any more."""
     jax.profiler.stop_trace()
-    newest = max((workdir / FOLDER).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     text = describe(times(jax.profiler.ProfileData.from_file(str(newest))))
     files.write(workdir / SUMMARY, text + "\n")
-    log.info("Profile in %s\n%s", newest.parent, text)
+    log.info("Profile in %s\n%s", workdir / FOLDER, text)
     return False
 
 

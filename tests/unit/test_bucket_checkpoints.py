@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from launch.local import newest_checkpoint
 from moco_jax import config
 from moco_jax.checkpoint.bucketed import UNFINISHED, BucketCheckpoints, open_checkpoints, steps
 from moco_jax.cluster import lock
@@ -56,6 +57,8 @@ class TestCheckpoints:
             for position in range(1, 7):
                 kept.save(position, make_state(float(position)), CONFIG, wait=True)
             assert kept.saved() == [3, 5, 6]
+        assert newest_checkpoint(str(workdir)) == 6
+        assert newest_checkpoint("memory://bucket/none") == -1
         left = {name.split("/")[0] for name in (workdir / "checkpoints").walk()}
         assert left == {"3", "5", "6"}
 

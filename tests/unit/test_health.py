@@ -91,9 +91,9 @@ def test_the_checkpoints_that_are_called_good_are_good(source, tmp_path):
         (0, (0, 0), None),
     ],
 )
-def test_the_end_of_a_run_is_judged(updates, skipped, message, tmp_path, caplog):
+def test_the_end_of_a_run_is_judged(updates, skipped, message, caplog):
     """The last steps too, which no later step would show."""
-    there = SimpleNamespace(wait=lambda: None, directory=tmp_path)
+    there = SimpleNamespace(wait=lambda: None, saved=list)
     if message:
         with pytest.raises(TrainingDivergedError, match=message):
             health.check_end(there, 3, updates, skipped)

@@ -166,7 +166,7 @@ def test_options_that_are_wrong(capsys):
         with pytest.raises(SystemExit):
             local.parse(arguments)
     assert "--workdir=DIR is missing after --" in capsys.readouterr().err
-    assert local.parse(["-n", "2", "--", "--workdir", "x"]).workdir == pathlib.Path("x")
+    assert local.parse(["-n", "2", "--", "--workdir", "x"]).workdir == "x"
 
 
 FOLDER = pathlib.Path(local.__file__).parent

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from moco_jax.training import profiling
+from tests.memory import empty_bucket
 
 
 def run(span, steps, workdir, start=0):
@@ -33,6 +34,16 @@ def test_the_steps_that_are_traced(span, start, expected, tmp_path):
     """Those of the span that are not done yet, also where the run ends before the span."""
     assert run(span, 6 - start, tmp_path, start) == expected
     assert (tmp_path / "profile.txt").exists() == bool(expected)
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_a_workdir_in_a_bucket_gets_it_too(start, monkeypatch):
+    workdir = empty_bucket(monkeypatch)
+    with profiling.profiled(jax.jit(lambda x, _: x + 1), "0:1", workdir, start) as step:
+        step(jnp.zeros(3), None)
+    traces = [name for name in workdir.walk() if name.endswith(".xplane.pb")]
+    assert len(traces) == (start == 0)
+    assert (workdir / "profile.txt").exists() == (start == 0)
 
 
 def test_a_span_that_is_past_is_said(tmp_path, caplog):
