@@ -1,4 +1,4 @@
-"""MoCo v3's ViT: what its heads have, and what they stand on (arXiv:2104.02057, section 5.1).
+"""MoCo v3's ViT: what its heads have, and what they stand on (arXiv:2104.02057, ablations).
 
 python -m moco_jax study configs/study/heads.py:demo --workdir=runs/heads
 with :demo (10 runs of about a minute on 2 CPU cores), :cifar10 (10 of 200 epochs), :imagenet (5 of

@@ -1,4 +1,4 @@
-"""MoCo v3's ViT with other position embeddings (arXiv:2104.02057, section 5.1).
+"""MoCo v3's ViT with other position embeddings (arXiv:2104.02057, ablations).
 
 python -m moco_jax study configs/study/position.py:demo --workdir=runs/position
 with :demo (6 runs of about a minute on 2 CPU cores), :cifar10 (6 of 200 epochs), :imagenet (3 of

@@ -109,7 +109,7 @@ class Monitor:
         if name in ("spike", "dip") and patch and c.protocol == "pretraining":
             found = (
                 "MoCo v3 found a ViT stable with the patch projection frozen at its random values "
-                "(arXiv:2104.02057, section 4.1): optim.freeze=('backbone/patch_embed',). "
+                "(arXiv:2104.02057, section 4): optim.freeze=('backbone/patch_embed',). "
             )
         if name in ("fall", "collapse") and c.method.name == "moco" and c.method.ema < 0.9:
             found = (

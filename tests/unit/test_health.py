@@ -1,5 +1,6 @@
 """A run that does not train says so: nothing to train, nothing finite, nothing but one feature."""
 
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -106,8 +107,11 @@ def test_images_that_are_all_alike_collapse_and_that_is_said_once(tmp_path, capl
     images = np.zeros((80, 12, 12, 1), np.uint8)
     np.savez(tmp_path / "black.npz", images=images)
     c = tiny_config("v3", f"npz:{tmp_path}/black.npz")
-    c.epochs, c.log.every_steps = 1.0, 1
+    c.epochs, c.log.every_steps, c.checkpoint.every_steps = 1.0, 1, 2
     assert loop.run(c, tmp_path / "run") == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "5")
+    assert loop.run(c, tmp_path / "run") == 0  # from step 2 on
     assert caplog.text.count("COLLAPSE: the features of different images are all but equal") == 1
     rows = metrics.read(tmp_path / "run")
     assert rows[-1]["feature_std"] < signs.COLLAPSED
