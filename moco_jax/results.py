@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from moco_jax import __version__, files
@@ -45,25 +46,62 @@ def add(
     Raises:
       StorageError: the file cannot be written.
     """
-    record = {
-        "evaluation": evaluation,
-        "protocol": protocol,
-        "settings": json.loads(json.dumps(settings)),
-        "seed": seed,
-        "split": split,
-        "examples": examples,
-        "metrics": metrics,
-        "version": __version__,
+    (record,) = add_each(
+        workdir, evaluation, [(settings, metrics)],
+        protocol=protocol, seed=seed, split=split, examples=examples,
+    )  # fmt: skip
+    return record
+
+
+def add_each(
+    workdir: str | os.PathLike | BucketPath,
+    evaluation: str,
+    each: Sequence[tuple[dict[str, Any], dict[str, float]]],
+    *,
+    protocol: str,
+    seed: int,
+    split: str,
+    examples: int,
+) -> list[dict[str, Any]]:
+    """As `add`, for results that share all but settings and metrics: the file is written once.
+
+    Args:
+      workdir: of the run.
+      evaluation: see `add`, as for what follows.
+      each: settings and metrics of each.
+      protocol: of all.
+      seed: of all.
+      split: of all.
+      examples: of all.
+
+    Returns:
+      The records.
+
+    Raises:
+      StorageError: the file cannot be written.
+    """
+    common = {
+        "evaluation": evaluation, "protocol": protocol, "seed": seed, "split": split,
+        "examples": examples, "version": __version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    same = ("evaluation", "settings", "seed", "split")
+    }  # fmt: skip
+    records = [
+        common | {"settings": json.loads(json.dumps(settings)), "metrics": metrics}
+        for settings, metrics in each
+    ]
     path = place("workdir", workdir) / FILE
     before = read(workdir)
     if not before and files.read(path, missing=b"").strip() not in (b"", b"[]"):
         files.set_aside(path)
-    others = [r for r in before if any(r[key] != record[key] for key in same)]
-    files.write(path, json.dumps([*others, record], indent=2) + "\n")
-    return record
+    new = [_key(record) for record in records]
+    others = [record for record in before if _key(record) not in new]
+    files.write(path, json.dumps([*others, *records], indent=2) + "\n")
+    return records
+
+
+def _key(record: dict[str, Any]) -> list[Any]:
+    """What makes a result that same result, measured again."""
+    return [record[key] for key in ("evaluation", "settings", "seed", "split")]
 
 
 def read(workdir: str | os.PathLike | BucketPath) -> list[dict[str, Any]]:

@@ -162,14 +162,14 @@ def save(workdir: str | os.PathLike, outcome: Outcome, settings: dict[str, Any],
       settings: what made the features: 'encoder', 'features' ...
       seed: of the encoder's training, the only thing random.
     """
-    for k, temperature, top1, top5 in outcome.scores:
-        results.add(
-            workdir,
-            "knn",
-            protocol=PROTOCOL,
-            settings=settings | {"bank": outcome.bank, "k": k, "temperature": temperature},
-            seed=seed,
-            split=outcome.split,
-            examples=outcome.examples,
-            metrics={"top1": top1} if top5 is None else {"top1": top1, "top5": top5},
+    each = [
+        (
+            settings | {"bank": outcome.bank, "k": k, "temperature": temperature},
+            {"top1": top1} if top5 is None else {"top1": top1, "top5": top5},
         )
+        for k, temperature, top1, top5 in outcome.scores
+    ]
+    results.add_each(
+        workdir, "knn", each,
+        protocol=PROTOCOL, seed=seed, split=outcome.split, examples=outcome.examples,
+    )  # fmt: skip

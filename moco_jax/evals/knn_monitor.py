@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pathlib
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from moco_jax import files
+from moco_jax.bucket import Place
 from moco_jax.config import ConfigDict
 from moco_jax.data.source import Splits
 from moco_jax.data.subset import labelled_only
@@ -77,7 +77,7 @@ class KnnMonitor:
         if self._last and jax.process_index() == 0:
             save(workdir, self._last, {"encoder": encoder, "features": features}, seed)
 
-    def save_confusion(self, workdir: pathlib.Path) -> None:
+    def save_confusion(self, workdir: Place) -> None:
         """Keeps which classes the last measurement confused, if there is one."""
         if self._last and self._last.confusion is not None and jax.process_index() == 0:
             names = np.array(self._data.train.class_names, np.str_)

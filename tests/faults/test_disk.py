@@ -116,8 +116,8 @@ def test_checkpoints_that_turn_unwritable_end_at_once(home, undisturbed, disk, t
     ("place", "message"),
     [
         ("moco_jax.files:replace", "Writing {}/config.json failed"),
-        ("moco_jax.results:add#1", "Input/output error"),  # before the first step
-        ("moco_jax.results:add#25", "Input/output error"),  # after the last: 12 votes of each floor
+        ("moco_jax.results:add_each#1", "Input/output error"),  # before the first step
+        ("moco_jax.results:add_each#3", "Input/output error"),  # after the last
     ],
 )
 def test_a_side_file_that_cannot_be_written(place, message, home, undisturbed, tmp_path):
