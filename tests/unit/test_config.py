@@ -33,7 +33,8 @@ def get_variants(name):
 
 ALL = [
     ("demo",), ("demo", "long"), ("v1_r50",), ("v2_r50",), ("v2_r50", "800"),
-    *(("v3_r50", e) for e in ("100", "300", "1000")), *(("v3_vit", v) for v in VITS),
+    *(("v3_r50", e) for e in ("100", "300", "1000", "cifar10", "demo")),
+    *(("v3_vit", v) for v in VITS),
     ("v2_r18_cifar10",), ("v2_r18_cifar10", "800_symmetric"), ("fashion_r18",), ("fashion_vit",),
     *((m, v) for m in COMPARED for v in get_variants(m)),
     *(("linear", v) for v in linear.PRETRAINING), *(("finetune", v) for v in finetune.VARIANTS),
