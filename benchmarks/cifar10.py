@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/cifar10")
     parser.add_argument("--epochs", type=float, default=10.0)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--peer", action="store_true", help="also PyTorch, which has to be there")
     flags = parser.parse_args()
     set_up_logging()
