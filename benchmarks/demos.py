@@ -1,7 +1,7 @@
 """Every method's demonstration, one after the other: kNN, CPU time and wall time.
 
-    python -m benchmarks.demos
-    python -m benchmarks.demos --methods byol swav -- --config.seed=1
+python -m benchmarks.demos
+python -m benchmarks.demos --methods byol swav -- --config.seed=1
 """
 
 import argparse

@@ -86,10 +86,9 @@ def train(c: ConfigDict, path: pathlib.Path) -> dict[str, float]:
     images = [Image.open(file).convert("RGB") for file in files]
     batch, transform, model = c.data.batch_size, views(c), Moco(c).train()
     peak = c.optim.base_lr * batch / 256
-    optimizer = torch.optim.SGD(
-        model.encoder_q.parameters(), peak, momentum=c.optim.momentum,
-        weight_decay=c.optim.weight_decay,
-    )  # fmt: skip
+    optimizer = torch.optim.SGD(  # the key encoder's have no gradient and stay as they are
+        model.parameters(), peak, momentum=c.optim.momentum, weight_decay=c.optim.weight_decay
+    )
     steps = int(c.epochs * len(images) / batch)
     order = np.concatenate(
         [np.random.permutation(len(images)) for _ in range(int(np.ceil(c.epochs)))]
