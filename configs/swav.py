@@ -65,8 +65,8 @@ def _small(variant: str) -> ConfigDict:
         c.epochs = 40.0  # with two small views, twice the time of MoCo's
         small = {"size": 16, "crop_area": (0.1, 0.4)}
         # Measured here (benchmarks/RESULTS.md): with an epsilon of 0.05 the features stayed close
-        # together at first, and with a queue the loss rose above chance. Without one the
-        # prototypes have to be fewer than the batch.
+        # together at first; with 0.02 and a queue the loss rose above chance. Without a queue
+        # the prototypes are fewer than the batch.
         c.method.queue_size = 0
         c.method.swav.update(prototypes=100, epsilon=0.02)
     c.data.small_view = config.view(**small)
