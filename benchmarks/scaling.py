@@ -30,7 +30,8 @@ SLICES = {
     "v5e": ("2x4", "4x8", "8x16", "16x16"),
     "v6e": ("2x4", "4x8", "8x16", "16x16"),
 }
-# Split parameters, and blocks in a loop, of which the compiler counts one turn.
+# Split parameters, and blocks in a loop (the compiler counts one turn), whose cheap values are
+# computed again.
 LARGE = ("v3_vit:l16", "v3_vit:h14")
 WEAK = 32  # images a chip of the rows whose batch grows with the slice
 
@@ -55,7 +56,7 @@ class Row:
         c = get(argument) if argument else get()
         c.data.batch_size = self.batch or c.data.batch_size
         if self.config in LARGE:
-            c.mesh.fsdp, c.model.vit.scan = 8, True
+            c.mesh.fsdp, c.model.vit.scan, c.model.remat = 8, True, "products"
         return c
 
 

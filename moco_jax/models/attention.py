@@ -22,12 +22,50 @@ _xavier_qkv = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
 def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Softmax attention of q, k, v (B, N, A, D) to (B, N, A, D), of their dtype.
 
-    Logits and softmax are float32. (jax.nn.dot_product_attention on XLA does the same, but has no
-    gradient in bfloat16 under strict dtype promotion.)
+    Logits and softmax are float32; between products values have the dtype of q, in the gradient
+    too. (jax.nn.dot_product_attention on XLA has no gradient in bfloat16 under strict dtype
+    promotion.)
     """
+    return _products(q, k, v) if q.dtype == jnp.float32 else _narrow(q, k, v)
+
+
+def _weights(q: jax.Array, k: jax.Array) -> jax.Array:
+    """(B, A, N, N), float32."""
     logits = jnp.einsum("bnad,bmad->banm", q, k, preferred_element_type=jnp.float32)
-    weights = nn.softmax(logits / math.sqrt(q.shape[-1])).astype(v.dtype)
-    return jnp.einsum("banm,bmad->bnad", weights, v)
+    return nn.softmax(logits / math.sqrt(q.shape[-1]))
+
+
+def _products(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    return jnp.einsum("banm,bmad->bnad", _weights(q, k).astype(v.dtype), v)
+
+
+@jax.custom_vjp
+def _narrow(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """`_products`; its gradient keeps narrow weights, and its products have narrow operands."""
+    return _products(q, k, v)
+
+
+def _narrow_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
+    weights = _weights(q, k).astype(v.dtype)
+    y = jnp.einsum("banm,bmad->bnad", weights, v)
+    return y, (q, k, v, weights, y)
+
+
+def _narrow_backward(kept: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    q, k, v, weights, y = kept
+    to_weights = jnp.einsum("bnad,bmad->banm", g, v, preferred_element_type=jnp.float32)
+    # The sum of weights times their gradient, by what is at hand (arXiv:2205.14135, B.4).
+    total = jnp.einsum("bnad,bnad->ban", g.astype(jnp.float32), y.astype(jnp.float32))
+    to_logits = weights.astype(jnp.float32) * (to_weights - total[..., None])
+    to_logits = (to_logits / math.sqrt(q.shape[-1])).astype(q.dtype)
+    return (
+        jnp.einsum("banm,bmad->bnad", to_logits, k),
+        jnp.einsum("banm,bnad->bmad", to_logits, q),
+        jnp.einsum("banm,bnad->bmad", weights, g),
+    )
+
+
+_narrow.defvjp(_narrow_forward, _narrow_backward)
 
 
 def fused(q: jax.Array, k: jax.Array, v: jax.Array, kernel: str = "cudnn") -> jax.Array:

@@ -10,6 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from moco_jax import config, mesh, models
+from moco_jax.models import attention
 from moco_jax.models.attention import choose_attention, fused, plain
 
 SMALL = {"vit_tiny": {"width": 32, "depth": 3, "heads": 2}, "resnet18": {"width": 1 / 16}}
@@ -143,13 +144,14 @@ def test_fused_attention_traces_under_strict_promotion(monkeypatch):
     assert all(a.dtype == jnp.bfloat16 and a.shape == y.shape for a in (y, *gradients))
 
 
-def test_fused_attention_on_each_devices_rows_sums_the_gradient_once(monkeypatch):
+@pytest.mark.parametrize("attend", [fused, plain])
+def test_attention_on_each_devices_rows_sums_the_gradient_once(attend, monkeypatch):
     """Inside `by_rows`, where JAX must know that what the kernel gives differs by device."""
     kernel = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(kernel, "check_cudnn_version", lambda: 91000)
 
     def encode(scale, x):
-        return jax.checkpoint(lambda y: fused(y, y, y))(x * scale)
+        return jax.checkpoint(lambda y: attend(y, y, y))(x * scale)
 
     def loss(scale, x):
         return jnp.sum(mesh.by_rows(encode)(scale, x).astype(jnp.float32))
@@ -169,6 +171,41 @@ def test_padded_tokens_have_no_effect(n):
     ours, theirs = jax.tree.leaves(f(*arguments)), jax.tree.leaves(g(*arguments))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def exact_attention(q, k, v, g):
+    """Output and gradients in float64, by the formulas."""
+    scale = q.shape[-1] ** -0.5
+    logits = scale * np.einsum("bnad,bmad->banm", q, k)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    to_weights = np.einsum("bnad,bmad->banm", g, v)
+    total = (to_weights * weights).sum(-1, keepdims=True)
+    to_logits = scale * weights * (to_weights - total)
+    return (
+        np.einsum("banm,bmad->bnad", weights, v),
+        np.einsum("banm,bmad->bnad", to_logits, k),
+        np.einsum("banm,bnad->bmad", to_logits, q),
+        np.einsum("banm,bnad->bmad", weights, g),
+    )
+
+
+@pytest.mark.parametrize("d", [32, 64])
+def test_attention_in_bfloat16_against_float64(d):
+    """Output and gradients within 2^-7 of the largest value, two roundings to 8 bits. In the mean
+    1.3 times as far as JAX's own gradient of the same products, which keeps float32 weights."""
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=(4, 33, 3, d)), jnp.bfloat16) for _ in range(4)]
+    truths = exact_attention(*(np.asarray(a, np.float64) for a in arrays))
+    results = []
+    for f in (plain, attention._products):
+        y, gradient = jax.vjp(f, *arrays[:3])
+        results.append((y, *gradient(arrays[3])))
+    for ours, theirs, truth in zip(*results, truths, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        error, other = (np.abs(np.asarray(x, np.float64) - truth) for x in (ours, theirs))
+        assert error.max() < 2**-7 * np.abs(truth).max()
+        assert error.mean() < 1.3 * other.mean()
 
 
 @pytest.mark.gpu
