@@ -71,6 +71,7 @@ class _Lock:
         self.path, self._lost = path, lost
         self._owner = {"host": socket.gethostname(), "token": secrets.token_hex(8)} | _identity()
         self._beats, self._over = 0, threading.Event()
+        self._turn = threading.Lock()  # a renewal in progress would make again what is given back
 
     def take(self) -> None:
         while not self._make():
@@ -83,7 +84,7 @@ class _Lock:
 
     def give_back(self) -> None:
         self._over.set()
-        with contextlib.suppress(OSError):
+        with self._turn, contextlib.suppress(OSError):
             if self._is_mine():
                 self.path.unlink()
 
@@ -145,22 +146,25 @@ class _Lock:
     def _renew(self) -> None:
         while not self._over.wait(BEAT):
             try:
-                self._beat()
+                with self._turn:
+                    other = None if self._over.is_set() else self._beat()
             except OSError as error:  # a disk in trouble; training says so where it matters
                 log.debug("%s was not renewed: %s", self.path, error)
+                continue
+            if other is not None:
+                self._over.set()
+                text = f"{_name(other)} has taken over {self.path.parent}: this run ends."
+                self._lost(EXIT_RESTART, text)
 
-    def _beat(self) -> None:
+    def _beat(self) -> dict[str, Any] | None:
+        """Renews the file; where another run has taken it, its owner."""
         if not self.path.exists():
             self._make()  # deleted by hand
-        if self._is_mine():
-            self._beats += 1
-            self._write()
-        elif not self._over.is_set():
-            owner = _parsed(_read(self.path) or b"")
-            self._over.set()
-            self._lost(
-                EXIT_RESTART, f"{_name(owner)} has taken over {self.path.parent}: this run ends."
-            )
+        if not self._is_mine():
+            return _parsed(_read(self.path) or b"")
+        self._beats += 1
+        self._write()
+        return None
 
     def _write(self) -> None:
         handle = os.open(self.path, os.O_WRONLY)

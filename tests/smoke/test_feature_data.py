@@ -40,6 +40,7 @@ READING = [
     ("max_bad_share", "0.5"), ("max_pixels", "200"), ("levels", "4095"), ("read_seconds", "7.5"),
     ("array_gb", "0.0"), ("resident_gb", "0.0"), ("threads", "3"), ("processes", "1"),
     ("prefetch", "4"), ("image_column", "picture"), ("label_column", "kind"), ("cache_dir", "c"),
+    ("test_share", "0.25"), ("test_seed", "3"),
 ]  # fmt: skip
 
 
@@ -55,7 +56,9 @@ def test_every_option_of_reading_is_a_flag_and_the_rest_have_one_or_are_of_train
 def test_features_and_knn_take_the_data_options_of_training(command, name, text, monkeypatch):
     seen = {}
     made = config.default()
-    encoder = types.SimpleNamespace(config=made, channels=3)
+    encoder = types.SimpleNamespace(
+        config=made, channels=3, image_size=32, mean=(0.5,) * 3, std=(0.2,) * 3
+    )
     monkeypatch.setattr(embedding, "load", lambda *_, **__: encoder)
     monkeypatch.setattr(embedding.pipeline, "open_data", lambda data: seen.update(data) or 1 / 0)
     with pytest.raises(ZeroDivisionError):

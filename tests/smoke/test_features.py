@@ -186,9 +186,11 @@ def test_knn_as_a_program_on_other_images(run, tmp_path):
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "k    3" in done.stdout
-    (record,) = results.read(tmp_path / "out")
-    assert (record["examples"], record["settings"]["bank"]) == (16, 16)
-    assert record["split"].endswith("one left out")
+    records = results.read(tmp_path / "out")
+    assert {(r["settings"]["k"], r["examples"], r["settings"]["bank"]) for r in records} == {
+        (3, 16, 16)
+    }
+    assert all(record["split"].endswith("one left out") for record in records)
 
 
 class TestBadInput:

@@ -97,6 +97,26 @@ def test_a_lock_deleted_by_hand_comes_back(tmp_path):
             time.sleep(0.01)
 
 
+def test_given_back_during_a_renewal_it_does_not_come_back(tmp_path, monkeypatch):
+    making, go, made = (threading.Event() for _ in range(3))
+    make = lock._Lock._make
+
+    def slowly(self):
+        making.set()
+        assert go.wait(5)
+        make(self)
+        made.set()
+        return True
+
+    with lock.held(tmp_path, never):
+        monkeypatch.setattr(lock._Lock, "_make", slowly)
+        (tmp_path / lock.FILE).unlink()
+        assert making.wait(5)
+        threading.Timer(0.2, go.set).start()
+    assert made.wait(5)
+    assert not (tmp_path / lock.FILE).exists()
+
+
 def test_of_many_that_take_a_stale_one_a_single_one_gets_it(tmp_path):
     (tmp_path / lock.FILE).write_text("")
     got, refused = [], []
