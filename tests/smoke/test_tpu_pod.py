@@ -30,6 +30,11 @@ def say(text): print(f"worker {index} run {run}: {text}", flush=True)
 """
 
 
+def listen():
+    """Ctrl-C counts, also where the tests run in the background, whose shell ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Pod:
     """The launcher and what it works on."""
 
@@ -53,6 +58,7 @@ class Pod:
             self.launcher = subprocess.Popen(
                 ["launch/tpu_pod.sh", *TPU, *options, "--", *flags], cwd=ROOT, stdout=out,
                 stderr=out, env=self.environment, start_new_session=True,
+                preexec_fn=listen,
             )  # fmt: skip
         return self
 
