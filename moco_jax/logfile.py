@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import pathlib
 import time
 from collections.abc import Iterator
 
@@ -12,30 +13,38 @@ FILE = "log.txt"
 _SECONDS = 60.0  # between two writings of an object, which is written anew each time
 
 
-class _Quiet:
-    """A log that cannot be written is no reason to end anything, nor to say so line by line."""
+class _Log(logging.Handler):
+    """What cannot be written is no reason to end anything, nor to say so line by line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
-            super().emit(record)
+            self.add(self.format(record) + "\n")
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
-
-
-class _File(_Quiet, logging.FileHandler):
-    """Each line at once."""
+    def add(self, line: str) -> None:
+        raise NotImplementedError
 
 
-class _Lines(logging.Handler):
-    """Lines that an object in a bucket gets now and then, after those that it has."""
+class _File(_Log):
+    """Opened for each line: a file that stays open would keep a disk from being unmounted."""
+
+    def __init__(self, path: pathlib.Path):
+        super().__init__()
+        self._path = path
+
+    def add(self, line: str) -> None:
+        with self._path.open("a") as file:
+            file.write(line)
+
+
+class _Object(_Log):
+    """An object in a bucket, which gets lines now and then, after those that it has."""
 
     def __init__(self, path: BucketPath):
         super().__init__()
         self._path, self._lines, self._next = path, "", time.monotonic() + _SECONDS
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines += self.format(record) + "\n"
+    def add(self, line: str) -> None:
+        self._lines += line
         if time.monotonic() > self._next:
             self._next = time.monotonic() + _SECONDS
             self._write()
@@ -51,10 +60,6 @@ class _Lines(logging.Handler):
         super().close()
 
 
-class _Object(_Quiet, _Lines):
-    pass
-
-
 @contextlib.contextmanager
 def logged(workdir: Place) -> Iterator[None]:
     """Within the context, what the package logs is appended to `workdir/log.txt`, with times.
@@ -62,7 +67,7 @@ def logged(workdir: Place) -> Iterator[None]:
     In a bucket, once a minute and at the end.
     """
     path, package = workdir / FILE, logging.getLogger("moco_jax")
-    handler = _Object(path) if isinstance(path, BucketPath) else _File(path, delay=True)
+    handler = _Object(path) if isinstance(path, BucketPath) else _File(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package.addHandler(handler)
     try:
