@@ -56,7 +56,8 @@ class _Object(_Log):
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._write()
+            if self._lines:  # `logging` closes again at the end of the program
+                self._write()
         super().close()
 
 
