@@ -122,6 +122,7 @@ def assert_same_curve(many, one):
     np.testing.assert_allclose(many, one, rtol=1e-3)
 
 
+@pytest.mark.processes
 def test_two_processes_give_the_losses_of_one(home, alone):
     complete(home, "v1", home / "v1-2", 2)
     assert_same_curve(losses(home / "v1-2"), alone("v1"))

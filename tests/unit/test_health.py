@@ -60,6 +60,7 @@ def test_the_checkpoints_that_are_called_good_are_good(source, tmp_path):
     """Weights of 1e28 are finite; what they make of an image is not."""
     c = tiny_config("v3", source)
     c.optim.update(base_lr=1e30, warmup_epochs=3.0)
+    c.evals.names = ()
     c.log.max_nonfinite, c.checkpoint.every_steps, c.checkpoint.keep_last = 3, 1, 20
     with pytest.raises(TrainingDivergedError) as caught:
         loop.run(c, tmp_path / "run")
@@ -107,7 +108,7 @@ def test_images_that_are_all_alike_collapse_and_that_is_said_once(tmp_path, capl
     images = np.zeros((80, 12, 12, 1), np.uint8)
     np.savez(tmp_path / "black.npz", images=images)
     c = tiny_config("v3", f"npz:{tmp_path}/black.npz")
-    c.epochs, c.log.every_steps, c.checkpoint.every_steps = 1.0, 1, 2
+    c.epochs, c.log.every_steps, c.checkpoint.every_steps, c.evals.names = 1.0, 1, 2, ()
     assert loop.run(c, tmp_path / "run") == 0
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "5")
