@@ -35,7 +35,9 @@ def test_those_that_have_a_meaning_are_measured_at_their_own_intervals(
     make, every, source, tmp_path
 ):
     """MoCo: kNN and three without labels. A probe: kNN (off), the backbone, accuracy."""
-    _, watches = watches_of(make(source), tmp_path)
+    c = make(source)
+    c.evals.names = config.EVALS
+    _, watches = watches_of(c, tmp_path)
     assert [watch.every for watch in watches] == every
     assert [watch.is_due(10) for watch in watches] == [number == 10 for number in every]
 
