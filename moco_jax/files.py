@@ -5,6 +5,7 @@ days; a side file that is damaged never stands between a run and its checkpoint.
 """
 
 import contextlib
+import csv
 import errno
 import io
 import itertools
@@ -16,7 +17,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -123,6 +124,18 @@ def write(path: Place, content: str | bytes) -> None:
       StorageError: it still fails after some time.
     """
     retrying(f"writing {path}", lambda: replace(path, content))
+
+
+def write_csv(path: pathlib.Path, rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table as `write` does; makes its folder.
+
+    Raises:
+      StorageError: it still fails after some time.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, text.getvalue())
 
 
 def append(path: Place, text: str) -> None:

@@ -4,6 +4,7 @@ B batch, N images, F features
 """
 
 import argparse
+import contextlib
 import logging
 from collections.abc import Iterator
 from functools import partial
@@ -21,7 +22,7 @@ from moco_jax.data import augment, pipeline, transfer
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Source, Splits, log_data
 from moco_jax.encoder import LOGITS, Encoder, load
-from moco_jax.errors import InputError
+from moco_jax.errors import InputError, NotFiniteError
 from moco_jax.evals.extraction import Encode
 
 log = logging.getLogger(__name__)
@@ -30,16 +31,8 @@ log = logging.getLogger(__name__)
 # have a flag of their own below, or are of training alone.
 READING = (
     *("image_column", "label_column", "threads", "processes", "prefetch", "max_bad_share"),
-    *(
-        "test_share",
-        "test_seed",
-        "max_pixels",
-        "levels",
-        "read_seconds",
-        "array_gb",
-        "resident_gb",
-        "cache_dir",
-    ),
+    *("max_pixels", "levels", "read_seconds", "array_gb", "resident_gb", "cache_dir"),
+    *("test_share", "test_seed"),
 )
 
 
@@ -75,6 +68,21 @@ class Embedding(NamedTuple):
         """Evaluation batches of a source on the mesh, from image `start` on."""
         options = transfer.options(source, meshes.batched(self.mesh), self.data.resident_gb)
         return pipeline.eval_batches(source, self.data, limit, start=start, **options)
+
+    @contextlib.contextmanager
+    def naming(self, source: Source) -> Iterator[None]:
+        """Gives features that are not finite the names of checkpoint and image.
+
+        Raises:
+          InputError: within the context there were some.
+        """
+        try:
+            yield
+        except NotFiniteError as error:
+            item = source.item_name(error.index[0])
+            raise InputError(
+                f"{self.encoder.name} gives {error} of {source.name}: {item}"
+            ) from error
 
 
 def add_flags(p: argparse.ArgumentParser, features: bool = True) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from moco_jax.cluster.stop import stop_requested
 from moco_jax.commands.embedding import Embedding, add_flags, open_flags, parts_of
 from moco_jax.commands.terminal import check_writable, guarded
 from moco_jax.data.source import Source
-from moco_jax.errors import EXIT_RESTART, InputError, NotFiniteError
+from moco_jax.errors import EXIT_RESTART
 from moco_jax.evals.extraction import Encode, Features, feature_batches
 from moco_jax.evals.featurefile import Parts, assemble, check_out
 
@@ -84,7 +84,7 @@ def _extend(
         log.info("%s: going on at image %d of %d", name, start, len(source))
     held, begin = [], time.monotonic()
     found = feature_batches(encode, e.batches(source, start=start))
-    with contextlib.closing(found), _naming(e, source):
+    with contextlib.closing(found), e.naming(source):
         for batch in found:
             held.append(batch)
             at = min(at + e.data.eval_batch_size, len(source))
@@ -97,16 +97,6 @@ def _extend(
             if ends:
                 break
     return at == len(source)
-
-
-@contextlib.contextmanager
-def _naming(e: Embedding, source: Source) -> Iterator[None]:
-    """Gives features that are not finite the names of checkpoint and image."""
-    try:
-        yield
-    except NotFiniteError as error:
-        item = source.item_name(error.index[0])
-        raise InputError(f"{e.encoder.name} gives {error} of {source.name}: {item}") from error
 
 
 def about(e: Embedding, sources: dict[str, Source]) -> dict:

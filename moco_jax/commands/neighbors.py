@@ -8,8 +8,6 @@ N images, F features, k neighbours
 """
 
 import argparse
-import csv
-import io
 import pathlib
 from collections.abc import Sequence
 
@@ -20,7 +18,7 @@ from moco_jax.commands.embedding import Embedding, add_flags, open_flags, parts_
 from moco_jax.commands.terminal import check_writable, guarded
 from moco_jax.data.images import read_array
 from moco_jax.data.source import ArraySource, existing
-from moco_jax.errors import InputError, NotFiniteError
+from moco_jax.errors import InputError
 from moco_jax.evals.extraction import feature_batches
 from moco_jax.ops.neighbours import nearest
 
@@ -49,12 +47,10 @@ def bank(e: Embedding, split: str) -> tuple[np.ndarray, list[str]]:
     """
     features, names, encode = [], [], e.encode(e.splits.train)
     for _, source in parts_of(e.splits, split):
-        try:
+        with e.naming(source):
             for batch in feature_batches(encode, e.batches(source)):
                 features.append(batch.features)
                 names += [source.item_name(index) for index in batch.index.tolist()]
-        except NotFiniteError as error:
-            raise InputError(f"{e.encoder.name} gives {error} of {source.name}") from error
     if not names:
         raise InputError(f"{e.splits.train.name} has no image that can be read")
     return np.concatenate(features), names
@@ -114,10 +110,7 @@ def run(flags: argparse.Namespace) -> None:
     if not flags.query:
         print(f"{len(table)} pairs with a cosine of at least {flags.threshold:g}")
     if flags.out:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *table])
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
-        files.write(flags.out, text.getvalue())
+        files.write_csv(flags.out, [header, *table])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,8 +7,6 @@ B batch, K classes
 """
 
 import argparse
-import csv
-import io
 import logging
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -18,7 +16,7 @@ import numpy as np
 from moco_jax import files
 from moco_jax.commands.embedding import Embedding, add_flags, open_flags, parts_of
 from moco_jax.commands.terminal import check_writable, guarded
-from moco_jax.errors import InputError, NotFiniteError
+from moco_jax.errors import InputError
 from moco_jax.evals.extraction import feature_batches
 
 log = logging.getLogger(__name__)
@@ -51,14 +49,12 @@ def rows(e: Embedding, split: str) -> Iterator[tuple[str, str, str]]:
     names = e.encoder.classes or [str(number) for number in range(e.encoder.num_features)]
     encode = e.encode(e.splits.train)
     for _, source in parts_of(e.splits, split):
-        try:
+        with e.naming(source):
             for batch in feature_batches(encode, e.batches(source)):
                 chances = softmax(batch.features)
                 for index, chance in zip(batch.index.tolist(), chances):
                     best = int(chance.argmax())
                     yield source.item_name(index), names[best], f"{chance[best]:.4f}"
-        except NotFiniteError as error:
-            raise InputError(f"{e.encoder.name} gives {error} of {source.name}") from error
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -66,11 +62,9 @@ def run(flags: argparse.Namespace) -> None:
     if flags.out.suffix.lower() != ".csv":
         raise InputError(f"--out={flags.out}: expected a file that ends in .csv")
     check_writable(flags.out)
-    e, text = open_flags(flags), io.StringIO()
+    e = open_flags(flags)
     found = list(rows(e, flags.split))
-    csv.writer(text, lineterminator="\n").writerows([HEADER, *found])
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    files.write(flags.out, text.getvalue())
+    files.write_csv(flags.out, [HEADER, *found])
     log.info("Wrote %s: %d images, %d classes", flags.out, len(found), e.encoder.num_features)
 
 

@@ -62,9 +62,7 @@ def write(file: pathlib.Path, head: Mapping[str, Any], arrays: Mapping[str, np.n
     part = part_of(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     with part.open("wb") as out:
-        out.write(
-            json.dumps({**head, "stamp": digest.hexdigest(), "arrays": kinds}).encode() + b"\n"
-        )
+        out.write(json.dumps(head).encode() + b"\n")
         for array in arrays.values():
             out.write(bytes(-out.tell() % _WIDTH))
             array.tofile(out)

@@ -1,7 +1,9 @@
-"""Which classes kNN takes for which.
+"""How kNN votes on many queries, and which classes it takes for which.
 
 N images of the bank, M queries, C classes.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,6 +12,26 @@ from moco_jax.ops.neighbours import Neighbours, vote
 FILE = "knn_confusion.npz"  # in a workdir: `counts`, and `class_names`
 CLASSES = 1000  # of a matrix, at most
 _AT_A_TIME = 4096  # queries whose votes are counted together
+
+
+def votes(
+    found: Neighbours, labels: np.ndarray, classes: int, k: int, temperature: float
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """`vote` of the k nearest of all queries, some at a time: their rows, and shares (m, C).
+
+    Args:
+      found: of the queries in the bank, at least k.
+      labels: int (N,) of the bank; -1: none.
+      classes: C.
+      k: neighbours that vote.
+      temperature: of the weights.
+    """
+    for start in range(0, len(found.index), _AT_A_TIME):
+        part = slice(start, start + _AT_A_TIME)
+        yield (
+            part,
+            vote(found.cosine[part, :k], labels[found.index[part, :k]], classes, temperature),
+        )
 
 
 def confuse(
@@ -29,11 +51,7 @@ def confuse(
     classes = int(max(labels.max(), truth.max())) + 1
     if not 0 < classes <= CLASSES:
         return None
-    voted = []
-    for start in range(0, len(truth), _AT_A_TIME):
-        part = slice(start, start + _AT_A_TIME)
-        cosine, neighbours = found.cosine[part, :k], labels[found.index[part, :k]]
-        voted.append(vote(cosine, neighbours, classes, temperature).argmax(1))
+    voted = [part.argmax(1) for _, part in votes(found, labels, classes, k, temperature)]
     has = truth >= 0
     cells = classes * truth[has].astype(np.int64) + np.concatenate(voted)[has]
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes)

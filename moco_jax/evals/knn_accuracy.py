@@ -17,10 +17,10 @@ from moco_jax.data.prefetch import Prefetcher
 from moco_jax.data.source import Source, Splits
 from moco_jax.errors import InputError
 from moco_jax.evals.bank import collected
-from moco_jax.evals.confusion import confuse
+from moco_jax.evals.confusion import confuse, votes
 from moco_jax.evals.extraction import Encode, extract
 from moco_jax.evals.knn_options import leaves_one_out, pairs_of, resolved
-from moco_jax.ops.neighbours import Neighbours, nearest, rank, vote
+from moco_jax.ops.neighbours import Neighbours, nearest, rank
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ _ONE_CLASS = (
     "{}: all labelled images are of one class, so that kNN would be right whatever the features "
     "are: it is not measured"
 )
-_AT_A_TIME = 4096  # queries whose votes are counted together
 Batches = Callable[..., Prefetcher]
 
 
@@ -54,7 +53,7 @@ class Outcome(NamedTuple):
       examples: M.
       split: which images the queries are.
       confusion: int64 (C, C), how many queries of a class, by row, the watched vote gave which;
-        None of very many classes.
+        None of very many classes, or where it was not asked for.
     """
 
     scores: list[Score]
@@ -81,23 +80,22 @@ def score(
       pairs: of k and temperature.
     """
     classes = max(int(labels.max()), 0) + 1
-    starts = range(0, len(truth), _AT_A_TIME)
-    parts = [slice(start, start + _AT_A_TIME) for start in starts]
-
-    def ranks(part: slice, k: int, temperature: float) -> np.ndarray:
-        neighbours = labels[found.index[part, :k]]
-        return rank(vote(found.cosine[part, :k], neighbours, classes, temperature), truth[part])
-
     scores = []
     for k, temperature in pairs:
-        before = np.concatenate([ranks(part, k, temperature) for part in parts])
+        voted = votes(found, labels, classes, k, temperature)
+        before = np.concatenate([rank(shares, truth[part]) for part, shares in voted])
         top5 = float(np.mean(before < 5)) if classes > 5 else None
         scores.append(Score(k, temperature, float(np.mean(before < 1)), top5))
     return scores
 
 
 def evaluate(
-    encode: Encode, data: Splits, batches: Batches, knn: ConfigDict, mesh: Mesh
+    encode: Encode,
+    data: Splits,
+    batches: Batches,
+    knn: ConfigDict,
+    mesh: Mesh,
+    watched_only: bool = False,
 ) -> Outcome:
     """Classifies the test images or, where these have no labels, each training image by the rest.
 
@@ -107,6 +105,7 @@ def evaluate(
       batches: `batches(source, limit=n)` reads a split.
       knn: `config.knn`; k = 0 stands for `default_k`.
       mesh: its devices share the bank.
+      watched_only: whether the watched vote is all that is asked for, without confusion.
 
     Raises:
       InputError: the training images have no labels, or all the same one; or there is no image.
@@ -128,10 +127,12 @@ def evaluate(
     most = len(bank) - alone
     knn = resolved(knn, most)
     pairs = [(min(k, most), temperature) for k, temperature in pairs_of(knn)]
+    pairs = pairs[:1] if watched_only else pairs
     found = nearest(queries, bank, max(k for k, _ in pairs), mesh, exclude_self=alone)
     split = f"{data.train.name}, one left out" if alone else data.test.name
     scores = score(found, labels, truth, dict.fromkeys(pairs))
-    return Outcome(scores, len(bank), len(queries), split, confuse(found, labels, truth, *pairs[0]))
+    confusion = None if watched_only else confuse(found, labels, truth, *pairs[0])
+    return Outcome(scores, len(bank), len(queries), split, confusion)
 
 
 def _labelled(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

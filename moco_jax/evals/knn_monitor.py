@@ -46,7 +46,9 @@ class KnnMonitor:
         elif self.active and leaves_one_out(data):
             log.info("No labelled test images: kNN leaves one out of the training images")
 
-    def measure(self, name: str, encode: Encode, final: bool = False) -> dict[str, float]:
+    def measure(
+        self, name: str, encode: Encode, final: bool = False, kept: bool = True
+    ) -> dict[str, float]:
         """Top-1 of the watched vote under a name, for metrics.jsonl; empty when not active.
 
         A network that diverges may give features that are not finite: NaN, and a line in the log.
@@ -55,13 +57,16 @@ class KnnMonitor:
           name: of the metric.
           encode: a batch on the device -> (B, F) float32.
           final: with the bank and queries of the end of a run; else with those of `watched`.
+          kept: whether all votes and the confusion are wanted, to be saved.
         """
         self._last = None
         if not self.active:
             return {}
         options = self._knn if final else watched(self._knn)
         try:
-            self._last = evaluate(encode, self._data, self._batches, options, self._mesh)
+            self._last = evaluate(
+                encode, self._data, self._batches, options, self._mesh, watched_only=not kept
+            )
         except NotFiniteError as error:
             log.error("kNN is not measured: %s", error)
             return {name: float("nan")}
@@ -105,8 +110,9 @@ def _make(context: Context) -> Measure | None:
             raw = monitor.measure("knn_top1_raw", make_pixels(context.evaluated.train, config.data))
             monitor.save(workdir, "raw pixels", "pixels", config.seed)
         final = position == context.steps
-        row = raw | monitor.measure("knn_top1", partial(encode, state), final)
-        if final or position == 0:
+        kept = final or position == 0
+        row = raw | monitor.measure("knn_top1", partial(encode, state), final, kept)
+        if kept:
             name = f"step {position}" if position else before
             monitor.save(workdir, name, config.knn.features, config.seed)
         if final:

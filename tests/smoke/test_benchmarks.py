@@ -10,6 +10,10 @@ import pytest
 from benchmarks import images
 
 ROOT = pathlib.Path(__file__).parents[2]
+SMALL = (
+    "--config.model.vit.depth=1", "--config.data.batch_size=8", "--config.data.eval_batch_size=8",
+    "--config.data.image_size=32",
+)  # fmt: skip
 
 
 def run(*command):
@@ -37,10 +41,9 @@ def test_input_resident_and_augment(tmp_path):
 
 @pytest.mark.slow
 def test_memory():
-    small = ("batch_size=8", "eval_batch_size=8", "image_size=32")
     out = run(
         "benchmarks.memory", "--config=configs/v3_vit.py:s16", "--accumulate=1,2", "--steps=1",
-        "--config.model.vit.depth=1", *(f"--config.data.{option}" for option in small),
+        *SMALL,
     )  # fmt: skip
     assert out.count("GB of state and batch") == out.count("a step") == 2
 
@@ -48,10 +51,9 @@ def test_memory():
 @pytest.mark.slow
 def test_step():
     """Without a peer, which needs PyTorch: tests/parity/test_step_benchmark.py."""
-    small = ("batch_size=8", "eval_batch_size=8", "image_size=32")
     out = run(
         "benchmarks.step", "--config=configs/v3_vit.py:s16", "--rounds=1", "--seconds=0",
-        "--config.model.vit.depth=1", *(f"--config.data.{option}" for option in small),
+        *SMALL,
     )  # fmt: skip
     assert out.count("images/s") == out.count("GFLOP/s a device") == 2
     assert "ours on ready views: " in out
