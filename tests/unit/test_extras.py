@@ -1,17 +1,20 @@
 """Libraries that only a part needs: not imported by training, and named where they are missing."""
 
+import ast
 import importlib.metadata
 import pathlib
 import subprocess
 import sys
 
 import pytest
+from packaging import requirements
 
 from moco_jax import extras, files, report
 from moco_jax.data.source import open_source
 from moco_jax.evals import featurefile
 from tests import runs
 
+ROOT = pathlib.Path(__file__).parents[2]
 HEAVY = (
     "array_record", "datasets", "gcsfs", "jinja2", "plotly", "pyarrow", "s3fs", "sklearn",
     "tensorboardX", "tensorflow_datasets", "torch",
@@ -21,7 +24,7 @@ HEAVY = (
 def test_training_imports_none_of_them():
     program = f"import sys, moco_jax.training.loop; print(*({set(HEAVY)!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                          cwd=pathlib.Path(__file__).parents[2], check=True)  # fmt: skip
+                          cwd=ROOT, check=True)  # fmt: skip
     assert done.stdout.split() == []
 
 
@@ -75,3 +78,36 @@ def test_a_missing_one_says_which_extra(library, module, use, message, tmp_path,
         monkeypatch.delattr(sys.modules[f"moco_jax.{room}"], name, raising=False)
     with pytest.raises(ValueError, match=message):
         use(tmp_path)
+
+
+def provided(requirement, seen):
+    """The distributions that a requirement installs, those that these need among them."""
+    found = requirements.Requirement(requirement)
+    for extra in found.extras or {""}:
+        if (found.name, extra) not in seen:
+            seen.add((found.name, extra))
+            for needed in importlib.metadata.requires(found.name) or ():
+                marker = requirements.Requirement(needed).marker
+                if marker is None or marker.evaluate({"extra": extra}):
+                    provided(needed, seen)
+    return {name for name, _ in seen}
+
+
+def imported(file):
+    """The packages that a module imports when it is imported."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("folder", ["unit", "smoke", "faults"])
+def test_tests_import_what_the_extra_test_installs(folder):
+    """And not what this machine has besides."""
+    own = {"moco_jax", "tests", "configs", "benchmarks", "launch"} | sys.stdlib_module_names
+    names = {name for file in (ROOT / "tests" / folder).glob("*.py") for name in imported(file)}
+    there = {name.lower().replace("-", "_") for name in provided("moco_jax[test]", set())}
+    homes = importlib.metadata.packages_distributions()
+    for name in sorted(names - own):
+        assert {home.lower().replace("-", "_") for home in homes.get(name, ())} & there, name
