@@ -44,6 +44,7 @@ def _recipe(variant: str) -> ConfigDict:
     c.method.update(temperature=0.1, ema=0.99, queue_size=2048, projector=config.mlp(hidden=0))
     c.optim.update(base_lr=0.2, weight_decay=5e-4)
     c.knn.update(every_epochs=20.0 if variant == "short" else 30.0, k=20)
+    c.evals.every_epochs = c.knn.every_epochs
     c.log.every_steps = 100
     c.checkpoint.every_steps = 500
     return c

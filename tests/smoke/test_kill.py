@@ -63,7 +63,8 @@ def final_state(source, method, workdir):
     return jax.tree.map(np.asarray, state)
 
 
-@pytest.mark.parametrize("method", [pytest.param("v1", marks=pytest.mark.processes), "v3"])
+@pytest.mark.processes
+@pytest.mark.parametrize("method", ["v1", "v3"])
 def test_killed_at_a_random_step_and_resumed_is_bitwise_the_same(method, source, tmp_path):
     whole = start(tmp_path, method, tmp_path / "whole")
     assert whole.wait(300) == 0, whole.communicate()[1]

@@ -8,8 +8,10 @@ import pytest
 from moco_jax import checkpoint
 from moco_jax.errors import CheckpointError
 from moco_jax.training import experiment, loop
+from moco_jax.training.first_state import first_state
 from tests.probes import sweep, train
 from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
+from tests.workdir import write_workdir
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def test_a_classifier_of_another_number_of_classes_is_made_anew(trained, tmp_pat
     source, _ = trained
     c = finetune_config(source)
     c.epochs, c.data.view1.order = 0.2, ("flip",)
-    assert loop.run(c, tmp_path / "three") == 0
+    write_workdir(tmp_path / "three", c)
     with np.load(source.removeprefix("npz:")) as arrays:
         arrays = dict(arrays)
     arrays["labels"][0] = 3
@@ -80,7 +82,7 @@ def test_a_classifier_of_another_number_of_classes_is_made_anew(trained, tmp_pat
     c.init, c.init_part = str(tmp_path / "three"), "weights"
     c.data.source = f"npz:{tmp_path}/four.npz"
     with caplog.at_level("INFO", "moco_jax"):
-        assert loop.run(c, tmp_path / "four") == 0
+        first_state(experiment.build(c), tmp_path)
     assert "classifier/bias: shape (3,) in the file, (4,) in the run: made anew" in caplog.text
     assert "Taken: backbone\n" in caplog.text
 
