@@ -41,6 +41,7 @@ class Experiment(NamedTuple):
       found: what the config leaves open: 'backend', 'dtype', and 'images' as in
         `data.fingerprint`.
       held_out: training images that are not trained on, to choose among heads; or None.
+      shapes: of the state, traced once; None: whenever they are asked for.
     """
 
     config: ConfigDict
@@ -58,6 +59,7 @@ class Experiment(NamedTuple):
     steps_per_epoch: float
     found: dict[str, Any]
     held_out: Source | None = None
+    shapes: TrainState | None = None
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -134,6 +136,7 @@ def assemble(
         steps_per_epoch=facts.steps_per_epoch,
         found={},
     )
+    x = x._replace(shapes=_state_shapes(x))
     state_shardings(x)  # refuses what cannot lie on the mesh
     return x
 
@@ -257,7 +260,7 @@ def state_shardings(x: Experiment) -> TrainState:
 
 
 def _state_shapes(x: Experiment) -> TrainState:
-    return jax.eval_shape(partial(init_state, x.task, x.tx), jax.random.key(0))
+    return x.shapes or jax.eval_shape(partial(init_state, x.task, x.tx), jax.random.key(0))
 
 
 def train_batches(x: Experiment, start: int) -> pipeline.Prefetcher:
