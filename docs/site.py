@@ -35,7 +35,7 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
     Raises:
       PluginError: it does.
     """
-    if private := re.findall(r'id="(moco_jax[\w.]*\._[\w.]+)"', html):
+    if private := re.findall(r'id="(moco_jax[\w.]*\._(?!_)[\w.]+)"', html):
         raise PluginError(f"{page.file.src_path} lists private names: {', '.join(private)}")
     return html
 

@@ -23,7 +23,7 @@ OURS = {
 
 
 def is_public(name):
-    return not name.startswith("_")
+    return not name.startswith("_") or name == "__call__"
 
 
 def public(body, prefix=""):
