@@ -39,6 +39,7 @@ def check_config_flags(module, argv):
     if c := values["config"].value:
         options.check(c)
         bn_groups(c)
+    return c
 
 
 def check_arguments(parser, argv):
@@ -91,6 +92,12 @@ def check_python(argv):
 
 def check_main(argv):
     check_config_flags(MAIN, argv)
+
+
+def config_of(text):
+    """The config of a training that a page shows."""
+    ((_, _, module, *argv),) = documents.programs(text)
+    return check_config_flags(module, argv)
 
 
 def check_pod(argv):

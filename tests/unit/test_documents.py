@@ -5,6 +5,7 @@ import re
 import pytest
 
 from moco_jax.errors import WrongInputError
+from moco_jax.evals import knn_options
 from tests import commands, documents
 from tests.documents import ROOT
 
@@ -49,6 +50,29 @@ def test_what_is_not_there_is_found(text, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises((AssertionError, WrongInputError, SystemExit)):
         commands.check(documents.Shown("", text, "[--" in text))
+
+
+def test_your_own_images_by_the_rules_of_the_code():
+    """The table says what its commands set, and what follows for so many images."""
+    page = (ROOT / "docs/own_images.md").read_text()
+    rows = dict(re.findall(r"^\| (.+?) \| (.*) \|$", page, re.MULTILINE))
+    table = {name: text.replace(",", "").split(" | ") for name, text in rows.items()}
+    shown = [s for s in SHOWN if re.search(r"--workdir=runs/mine_\d+k ", s.text)]
+    counts = [int(n) for n in table["images"]]
+    assert len(counts) == len(shown) == 3
+    for column, (images, command) in enumerate(zip(counts, shown, strict=True)):
+        c = commands.config_of(command.text)
+        t, told = c.method, {name: values[column] for name, values in table.items()}
+        assert float(told["`epochs`"]) == c.epochs
+        assert int(told["`data.batch_size`"]) == c.data.batch_size
+        assert (int(told["`method.queue_size`"]), float(told["`method.ema`"])) == (
+            t.queue_size,
+            t.ema,
+        )
+        assert int(told["steps in all"]) == c.epochs * images / c.data.batch_size
+        assert int(told["k of kNN, where there are labels"]) == knn_options.default_k(images)
+        assert c.data.batch_size <= t.queue_size <= images // 4
+        assert c.model.name in told["network, from nothing"]
 
 
 def squeezed(text):
