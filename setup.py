@@ -100,7 +100,7 @@ setuptools.setup(
         ],
         "kubernetes": ["kubernetes-validate>=1.31,<2"],
         "newcomer": [*NOTEBOOK, "nbclient>=0.10,<0.12", "setuptools>=77"],
-        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0.8,<2"],
         "browser": ["selenium>=4.40,<5"],
         "parity": [
             "datasets>=4.4,<6",

@@ -1,12 +1,14 @@
-"""Hooks of MkDocs: README.md is the first page, and links out of docs/ are links no more."""
+"""Hooks of MkDocs: README.md is the first page; links out of docs/ and private names are none."""
 
 import pathlib
 import re
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = pathlib.Path(__file__).parents[1]
+_FILE = re.compile(r"^```python (?:file|source)=(\S+)$", re.MULTILINE)
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 
 
@@ -24,8 +26,24 @@ def _from_docs(link: re.Match) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """What is there but outside docs/ is no link; what is not there stays one, and fails."""
-    return _LINK.sub(_named, markdown)
+    """What is there but outside docs/ is no link; what is not there stays one, and fails.
+
+    A block that names its file has the name above it.
+    """
+    return _LINK.sub(_named, _FILE.sub(r'```python title="\1"', markdown))
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Refuses a page that lists a private name of the package, or has a block that is none.
+
+    Raises:
+      PluginError: it does.
+    """
+    if "```" in html:
+        raise PluginError(f"{page.file.src_path}: a fenced block is not understood")
+    if private := re.findall(r'id="(moco_jax[\w.]*\._(?!_)[\w.]+)"', html):
+        raise PluginError(f"{page.file.src_path} lists private names: {', '.join(private)}")
+    return html
 
 
 def _named(link: re.Match) -> str:

@@ -53,6 +53,9 @@ def number(option: str, kind: type = float) -> Ablation:
     Args:
       option: its dotted name.
       kind: int or float.
+
+    Raises:
+      InputError: from the ablation, where a value is no such number.
     """
 
     def change(c: ConfigDict, value: str) -> None:

@@ -134,7 +134,7 @@ class BucketPath:
             yield self / name
 
     def mkdir(self, parents: bool = True, exist_ok: bool = True) -> None:
-        """Nothing: folders of a bucket need not be made."""
+        """Nothing, whatever `parents` and `exist_ok`: folders of a bucket need not be made."""
 
     def absolute(self) -> "BucketPath":
         """Itself."""

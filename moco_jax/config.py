@@ -229,7 +229,13 @@ def default() -> ConfigDict:
 
 
 def choose(name: str, value: str, known: Iterable[str]) -> str:
-    """Returns `value` when it is one of `known`; otherwise a InputError naming the nearest."""
+    """Returns `value` when it is one of `known`; otherwise a InputError naming the nearest.
+
+    Args:
+      name: of the option, for the error.
+      value: of it.
+      known: all that are valid.
+    """
     known = sorted(known)
     if value in known:
         return value
@@ -244,7 +250,12 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The options of a nested config by their dotted names, sorted."""
+    """The options of a nested config by their dotted names, sorted.
+
+    Args:
+      config: nested, as `ConfigDict.to_dict` gives it.
+      prefix: stands before every name.
+    """
     options = {}
     for key, value in sorted(config.items()):
         nested = isinstance(value, dict)

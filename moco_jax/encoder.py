@@ -200,7 +200,7 @@ def load(
 
 
 def untrained(encoder: Encoder, seed: int) -> Encoder:
-    """The same encoder with random weights: what it would be without any training."""
+    """The same encoder with random weights, by `seed`: what it would be without any training."""
     networks = make_networks(encoder.config)._replace(predictor=None)
     image = jnp.zeros((1, *encoder.image_shape))
     params, stats = jax.jit(networks.init)(jax.random.key(seed), image)

@@ -99,7 +99,7 @@ def retrying(
 
 
 def replace(path: Place, content: str | bytes) -> None:
-    """Writes a whole file under its name or, when that fails, leaves the one before.
+    """Writes `content` as the whole file `path` or, when that fails, leaves the one before.
 
     Raises:
       OSError: it fails.
@@ -139,7 +139,7 @@ def write_csv(path: pathlib.Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def append(path: Place, text: str) -> None:
-    """Appends lines, all of them or, when that fails for long, none.
+    """Appends lines `text` to `path`, all of them or, when that fails for long, none.
 
     A bucket knows no appending: there the whole object is written anew.
 

@@ -140,7 +140,12 @@ def state_shardings(mesh: Mesh, state: Tree, layout: Tree) -> Tree:
 
 
 def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    """A parameter's: its largest axis that `fsdp` divides is split (of equal ones the last)."""
+    """A parameter's: its largest axis that `fsdp` divides is split (of equal ones the last).
+
+    Args:
+      shape: of the parameter.
+      fsdp: devices of a group.
+    """
     axes = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
     if fsdp == 1 or not axes or math.prod(shape) < MIN_SPLIT:
         return PartitionSpec()
@@ -205,7 +210,13 @@ def _constrain(x: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 
 def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises InputError, naming the nearest valid sizes, unless the devices divide the batch."""
+    """Raises InputError, naming the nearest valid sizes, unless the devices divide the batch.
+
+    Args:
+      name: of the option, for the error.
+      batch_size: images over all devices.
+      mesh: of the devices.
+    """
     if batch_size < 1 or batch_size % mesh.size:
         raise InputError(
             f"{name}={batch_size} must be a positive multiple of the {mesh.size} devices; "

@@ -49,7 +49,12 @@ class Range(NamedTuple):
     known: Collection[str] = ()
 
     def check(self, name: str, value: Any) -> None:
-        """Raises InputError, with the valid range or the nearest name, unless it is accepted."""
+        """Raises InputError, with the valid range or the nearest name, unless it is accepted.
+
+        Args:
+          name: of the option.
+          value: of it.
+        """
         if self.accepts(value):
             return
         for item in value if _listed(value) else [value]:

@@ -66,6 +66,10 @@ def scheme(path: str | os.PathLike) -> str:
 def local(option: str, path: str | os.PathLike) -> pathlib.Path:
     """The absolute path of a file or folder.
 
+    Args:
+      option: that names the path, for the error.
+      path: of it.
+
     Raises:
       InputError: it is an address (gs://..., s3://...), which would become a folder `gs:` here.
     """
@@ -79,6 +83,10 @@ def local(option: str, path: str | os.PathLike) -> pathlib.Path:
 
 def split(option: str, address: str | os.PathLike) -> tuple[str, str]:
     """Scheme of an address, and the rest: gs://bucket/run is ('gs', 'bucket/run').
+
+    Args:
+      option: that names the address, for the error.
+      address: scheme://bucket/path.
 
     Raises:
       InputError: the scheme is none of SCHEMES, or no bucket is named.

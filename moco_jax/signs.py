@@ -75,7 +75,12 @@ TITLES = {name: sign.title for name, sign in SIGNS.items()} | {CAUTION: "queue a
 
 
 def shown(name: str, row: Row) -> tuple[str, float] | None:
-    """The column of a row that a sign looks at, and its value; None where there is none."""
+    """The column of a row that a sign looks at, and its value; None where there is none.
+
+    Args:
+      name: of the sign.
+      row: of metrics.jsonl.
+    """
     columns = SIGNS[name].columns if name in SIGNS else ()
     pairs = ((column, row.get(column)) for column in columns)
     return next(((column, value) for column, value in pairs if value is not None), None)

@@ -38,6 +38,10 @@ class Board:
     def write(self, scalars: dict[str, float], step: int) -> None:
         """Writes numbers by name.
 
+        Args:
+          scalars: by name.
+          step: at which they hold.
+
         Raises:
           OSError: it cannot be written.
         """

@@ -46,7 +46,7 @@ _LATER = (2.0, 5.0, 10.0, 20.0)  # seconds until a file that only some processes
 
 
 def alone(value: Any, what: str = "") -> list[Any]:
-    """The exchange of a process of its own."""
+    """The exchange of a process of its own: `value` alone, whatever it is (`what`)."""
     del what
     return [value]
 

@@ -107,7 +107,11 @@ class BucketCheckpoints(Checkpoints):
             log.warning("Checkpoint %d is saved", position)
 
     def wait(self) -> None:
-        """Blocks until everything saved is in the bucket; raises what went wrong."""
+        """Blocks until everything saved is in the bucket; raises what went wrong.
+
+        Raises:
+          StorageError: a save failed here or in another process.
+        """
         self._thread.join()
         said = self._exchange(str(self._failures.last or ""), "a checkpoint to be saved")
         if self._failures.last:

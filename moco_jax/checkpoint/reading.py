@@ -40,7 +40,12 @@ def named(tree: Tree) -> dict[str, Any]:
 
 
 def compare(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Lines naming what differs in names, shapes or dtypes between two dicts of arrays."""
+    """Lines naming what differs in names, shapes or dtypes between two dicts of arrays.
+
+    Args:
+      saved: arrays of a checkpoint by name.
+      wanted: those of the run.
+    """
     lines = [f"  {name}: only in the checkpoint" for name in sorted(saved.keys() - wanted.keys())]
     lines += [f"  {name}: not in the checkpoint" for name in sorted(wanted.keys() - saved.keys())]
     for name in sorted(saved.keys() & wanted.keys()):

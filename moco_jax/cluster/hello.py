@@ -43,6 +43,12 @@ def token_of(coordinator: str) -> bytes:
 def greet(connection: socket.socket, token: bytes, hello: Hello, seconds: float) -> None:
     """Says to the hub who this is.
 
+    Args:
+      connection: to the hub.
+      token: see `token_of`.
+      hello: who this is.
+      seconds: that an answer may take.
+
     Raises:
       OSError: the hub is gone, or talks something else.
     """
@@ -53,7 +59,13 @@ def greet(connection: socket.socket, token: bytes, hello: Hello, seconds: float)
 
 
 def admit(connection: socket.socket, token: bytes, seconds: float) -> Hello | None:
-    """Who is at the other end; None for a stranger, who gets nothing but a random number."""
+    """Who is at the other end; None for a stranger, who gets nothing but a random number.
+
+    Args:
+      connection: of who has come.
+      token: see `token_of`.
+      seconds: that an answer may take.
+    """
     try:
         nonce = secrets.token_bytes(_NONCE)
         connection.sendall(nonce)

@@ -30,7 +30,12 @@ End = Callable[[int, str], None]
 
 
 def end_process(code: int, text: str) -> None:
-    """Ends the process at once: its main thread may wait for a dead one, for ever."""
+    """Ends the process at once: its main thread may wait for a dead one, for ever.
+
+    Args:
+      code: exit code.
+      text: why, for the log.
+    """
     log.error("%s", text)
     lock.release()
     logging.shutdown()
@@ -116,7 +121,12 @@ class Line:
             return position >= self._last
 
     def fail(self, code: int, text: str) -> None:
-        """Ends the other processes too, with the same exit code; returns when they are told."""
+        """Ends the other processes too, with the same exit code; returns when they are told.
+
+        Args:
+          code: exit code of all.
+          text: what happened, which the others say.
+        """
         self._closed = True
         send(self._socket, {"failed": code, "text": text})
         with contextlib.suppress(queue.Empty):

@@ -137,7 +137,7 @@ def _checked(coordinator: str | None, count: int | None, index: int | None, loca
 
 
 def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
-    """Meets the other processes, makes sure that all run the same, and starts JAX's service.
+    """Meets the other processes of `place`, sees that all run the same, and starts JAX's service.
 
     A process that is missing after `timeout` seconds ends all, by name. JAX's own devices must
     not have been touched before.
@@ -177,9 +177,10 @@ def join(place: Place, config: ConfigDict, workdir: str, timeout: int) -> Line:
 
 
 def leave(line: Line, code: int, problem: str) -> None:
-    """Ends a process of several: in order, or with a problem at once and with the others.
+    """Ends a process of several: in order, or with a `problem` at once and with the others.
 
-    A process that fails would wait at exit for those that wait for it in the next step.
+    A process that fails would wait at exit for those that wait for it in the next step: so `line`
+    tells them exit code `code` and the problem.
     """
     if not problem:
         line.close()

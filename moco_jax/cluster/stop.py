@@ -43,7 +43,12 @@ class Stop:
         return max(own, self._line.held()) > _GRACE
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """What a signal does; a second Ctrl-C stops at once."""
+        """What a signal does; a second Ctrl-C stops at once.
+
+        Args:
+          number: of the signal.
+          frame: as Python's `signal` gives it; not read.
+        """
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = self._received or signal.Signals(number).name

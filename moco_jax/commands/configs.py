@@ -64,6 +64,10 @@ def _path(file: str) -> pathlib.Path:
 def copy(name: str, out: pathlib.Path) -> None:
     """Copies a recipe.
 
+    Args:
+      name: of the config, with or without its argument.
+      out: the file to write; must not exist.
+
     Raises:
       InputError: there is none of that name, or the file exists or cannot be written.
     """

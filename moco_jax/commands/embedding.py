@@ -65,7 +65,13 @@ class Embedding(NamedTuple):
         return partial(run, jax.device_put(encoder.params, meshes.replicated(self.mesh)))
 
     def batches(self, source: Source, limit: int = 0, start: int = 0) -> Prefetcher:
-        """Evaluation batches of a source on the mesh, from image `start` on."""
+        """Evaluation batches of a source on the mesh, from image `start` on.
+
+        Args:
+          source: either split.
+          limit: images, evenly spaced; 0: all.
+          start: the first of them.
+        """
         options = transfer.options(source, meshes.batched(self.mesh), self.data.resident_gb)
         return pipeline.eval_batches(source, self.data, limit, start=start, **options)
 
@@ -86,7 +92,12 @@ class Embedding(NamedTuple):
 
 
 def add_flags(p: argparse.ArgumentParser, features: bool = True) -> None:
-    """The flags that say which encoder, and which images; without `features`, its classifier."""
+    """The flags that say which encoder, and which images; without `features`, its classifier.
+
+    Args:
+      p: gets the flags.
+      features: whether backbone or projection is chosen, not the classifier.
+    """
     p.add_argument("--checkpoint", required=True, help="workdir, or any file that convert reads")
     p.add_argument("--data", help="source of images; default: what the workdir was trained on")
     if features:
@@ -155,6 +166,10 @@ def open_flags(flags: argparse.Namespace) -> Embedding:
 
 def parts_of(splits: Splits, which: str) -> Iterator[tuple[str, Source]]:
     """The splits 'train', 'test' or 'all' of a source, each with its name.
+
+    Args:
+      splits: of the source.
+      which: 'train', 'test' or 'all'.
 
     Raises:
       InputError: there is no test split.

@@ -100,7 +100,12 @@ def _extend(
 
 
 def about(e: Embedding, sources: dict[str, Source]) -> dict:
-    """What decides the features."""
+    """What decides the features.
+
+    Args:
+      e: the encoder and how it is run.
+      sources: by name of the split.
+    """
     x, d = e.encoder, e.data
     return {
         "checkpoint": x.name, "weights": x.digest, "features": x.features, "data": d.source,

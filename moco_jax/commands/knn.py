@@ -56,7 +56,12 @@ def options(flags: argparse.Namespace, config: ConfigDict) -> ConfigDict:
 
 
 def contestants(e: Embedding, floors: bool) -> Iterator[tuple[str, str, Encode]]:
-    """What is measured: which encoder, which features, function from batch to features."""
+    """What is measured: which encoder, which features, function from batch to features.
+
+    Args:
+      e: the encoder and its data.
+      floors: whether the untrained network and raw pixels are measured too.
+    """
     source, x = e.splits.train, e.encoder
     yield x.step or x.path, x.features, e.encode(source)
     if floors:
@@ -73,7 +78,11 @@ def folder_of(checkpoint: str) -> Place:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Measures, prints and saves."""
+    """Measures, prints and saves.
+
+    Raises:
+      InputError: a feature is not finite, or a flag does not fit.
+    """
     out = place("out", flags.out) if flags.out else None
     if isinstance(out, pathlib.Path):
         check_writable(out / results.FILE)

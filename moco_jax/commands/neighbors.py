@@ -59,6 +59,12 @@ def bank(e: Embedding, split: str) -> tuple[np.ndarray, list[str]]:
 def similar(e: Embedding, queries: Sequence[pathlib.Path], split: str, count: int) -> Table:
     """(query, rank, cosine, file) of the most similar images, for each query.
 
+    Args:
+      e: the encoder and its data.
+      queries: image files.
+      split: 'train', 'test' or 'all'.
+      count: images for each query.
+
     Raises:
       InputError: a query is no image.
       MissingError: it does not exist.
@@ -77,7 +83,16 @@ def similar(e: Embedding, queries: Sequence[pathlib.Path], split: str, count: in
 
 
 def duplicates(e: Embedding, split: str, threshold: float) -> Table:
-    """(cosine, file, file) of pairs at least as similar as `threshold`, the most similar first."""
+    """(cosine, file, file) of pairs at least as similar as `threshold`, the most similar first.
+
+    Args:
+      e: the encoder and its data.
+      split: 'train', 'test' or 'all'.
+      threshold: cosine, in [-1, 1].
+
+    Raises:
+      InputError: there are fewer than two images.
+    """
     features, names = bank(e, split)
     if len(names) < 2:
         raise InputError(f"{e.splits.train.name} has {len(names)} image: expected at least 2")
@@ -93,7 +108,11 @@ def duplicates(e: Embedding, split: str, threshold: float) -> Table:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Searches, prints and writes."""
+    """Searches, prints and writes.
+
+    Raises:
+      InputError: a flag is out of its range.
+    """
     if flags.count < 1 or not -1 <= flags.threshold <= 1:
         raise InputError(f"--count={flags.count}, --threshold={flags.threshold}: expected at least "
                          "1, and a cosine in [-1, 1]")  # fmt: skip

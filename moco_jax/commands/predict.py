@@ -43,6 +43,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def rows(e: Embedding, split: str) -> Iterator[tuple[str, str, str]]:
     """What HEADER names, of each image that can be read.
 
+    Args:
+      e: the encoder, which gives logits, and its data.
+      split: 'train', 'test' or 'all'.
+
     Raises:
       InputError: a logit is NaN or infinite; there is no such split.
     """
@@ -58,7 +62,11 @@ def rows(e: Embedding, split: str) -> Iterator[tuple[str, str, str]]:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Predicts and writes."""
+    """Predicts and writes.
+
+    Raises:
+      InputError: the file to write is no .csv.
+    """
     if flags.out.suffix.lower() != ".csv":
         raise InputError(f"--out={flags.out}: expected a file that ends in .csv")
     check_writable(flags.out)

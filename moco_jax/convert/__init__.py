@@ -127,6 +127,10 @@ def format_of_path(path: pathlib.Path, contents: Contents) -> str:
     '.pth.tar' is the training file of the method, '.pkl' detectron2's, '.pth' and '.safetensors'
     torchvision's for a ResNet and timm's for a ViT.
 
+    Args:
+      path: of the file to write.
+      contents: method and network decide between formats of one end.
+
     Raises:
       InputError: it stands for none.
     """

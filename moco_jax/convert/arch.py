@@ -37,6 +37,10 @@ def arch_of(model: ConfigDict) -> str:
 def infer(tensors: Tensors, hints: Hints) -> ConfigDict:
     """A config with `model` and `data.image_size` as the tensors show them, else defaults.
 
+    Args:
+      tensors: by name, of one network under torchvision's or timm's names.
+      hints: `arch`, `heads` and `norm_eps` decide what shapes leave open.
+
     Raises:
       CheckpointError: neither a ResNet nor a ViT, or one of several that the tensors allow.
     """
@@ -64,7 +68,12 @@ def input_channels(tensors: Tensors) -> int:
 
 
 def infer_head(tensors: Tensors, name: str) -> ConfigDict | None:
-    """The record of the head called `name`, "fc" for example; None where there is none."""
+    """The record of the head called `name`, "fc" for example; None where there is none.
+
+    Args:
+      tensors: by name.
+      name: 'fc', for example.
+    """
     if f"{name}.weight" in tensors:
         weight = tensors[f"{name}.weight"]
         bias = f"{name}.bias" in tensors
@@ -89,7 +98,12 @@ def infer_head(tensors: Tensors, name: str) -> ConfigDict | None:
 
 
 def classes_of(tensors: Tensors, model: ConfigDict) -> int:
-    """Outputs of the classifier; 0 where there is none."""
+    """Outputs of the classifier; 0 where there is none.
+
+    Args:
+      tensors: by name.
+      model: `config.model` of the network.
+    """
     bias = tensors.get(f"{classifier_name(model)}.bias")
     return 0 if bias is None else len(np.atleast_1d(bias))
 

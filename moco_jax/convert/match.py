@@ -17,7 +17,12 @@ SHOWN = 20  # lines of each kind in a message
 
 
 def theirs_of(row: Row, array: np.ndarray) -> dict[str, np.ndarray]:
-    """A leaf of ours as the tensors that it is there."""
+    """A leaf of ours as the tensors that it is there.
+
+    Args:
+      row: which tensors these are, and their layout.
+      array: the leaf.
+    """
     out = LAYOUTS[row.layout].write(array)
     parts = [out] if len(row.theirs) == 1 else np.split(out, len(row.theirs))
     return dict(zip(row.theirs, parts, strict=True))
@@ -33,7 +38,13 @@ def ours_of(row: Row, tensors: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def present(rows: Iterable[Row], tensors: Iterable[str], required: set[str]) -> list[Row]:
-    """The rows of the parts that are there, be it in part, or required."""
+    """The rows of the parts that are there, be it in part, or required.
+
+    Args:
+      rows: what a file may hold.
+      tensors: names that it holds.
+      required: parts that have to be there.
+    """
     names = set(tensors)
     rows = list(rows)
     parts = required | {row.part for row in rows if names & set(row.theirs)}

@@ -83,7 +83,12 @@ def _read(
 
 
 def write(contents: Contents, rows: list[Row]) -> dict[str, Any] | None:
-    """The optimizer state as PyTorch's `state_dict()`; None where there is none to write."""
+    """The optimizer state as PyTorch's `state_dict()`; None where there is none to write.
+
+    Args:
+      contents: with the moments.
+      rows: the parameters, in PyTorch's order.
+    """
     o = contents.config.optim
     if not contents.holds("optimizer/"):
         return None

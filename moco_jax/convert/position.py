@@ -37,6 +37,10 @@ def resize(contents: Contents, image_size: int) -> Contents:
 
     A learned one is interpolated, a fixed one is made anew, and a ResNet has none.
 
+    Args:
+      contents: an encoder.
+      image_size: pixels.
+
     Raises:
       InputError: the patches do not tile such images.
     """

@@ -51,6 +51,10 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def parse(metadata: dict[str, str], name: str) -> Any:
     """An entry of the metadata that is JSON; an empty dict where there is none.
 
+    Args:
+      metadata: of the file.
+      name: of the entry.
+
     Raises:
       CheckpointError: it is no JSON, or too deep.
     """
@@ -85,7 +89,13 @@ def _tensor(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:
 
 
 def save(tensors: dict[str, np.ndarray], metadata: dict[str, str], file: BinaryIO) -> None:
-    """Writes tensors under their names, and metadata; 'format': 'pt' is what transformers wants."""
+    """Writes tensors under their names, and metadata; 'format': 'pt' is what transformers wants.
+
+    Args:
+      tensors: by name.
+      metadata: texts by name.
+      file: open for writing.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"} | metadata}
     position = 0
     for name, array in tensors.items():

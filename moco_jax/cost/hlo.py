@@ -119,7 +119,13 @@ def group(line: str) -> int:
 
 
 def sent(kind: str, size: int, group: int) -> float:
-    """Bytes that leave each of `group` devices at least, where `size` come out on each."""
+    """Bytes that leave each of `group` devices at least, where `size` come out on each.
+
+    Args:
+      kind: of the collective, 'all-reduce'.
+      size: bytes.
+      group: devices that take part; 0: unknown.
+    """
     share = 1 - 1 / group if group else 1.0
     if kind == "reduce-scatter":
         return size * max(group - 1, 1)

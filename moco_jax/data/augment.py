@@ -46,7 +46,7 @@ def sample_jitter(key: Array, strengths: Sequence[float], p: float) -> tuple[Arr
 
 
 def sample_sigma(key: Array, sigma: Sequence[float], p: float) -> Array:
-    """Draws a blur: float32 (), uniform in the range `sigma` with probability `p`, else 0."""
+    """Draws a blur by `key`: float32 (), uniform in `sigma` with probability `p`, else 0."""
     apply_draw, sigma_draw = jax.random.uniform(key, (2,))
     return jnp.where(apply_draw < p, sigma[0] + (sigma[1] - sigma[0]) * sigma_draw, 0.0)
 
@@ -136,7 +136,7 @@ def augment(
 
 
 def skipped_operations(view: ConfigDict, channels: int) -> tuple[str, ...]:
-    """The operations of a recipe that have no meaning for so many channels and are skipped."""
+    """The operations of a `view` that have no meaning for so many `channels` and are skipped."""
     jittered = "jitter" in view.order and view.jitter_p > 0
     asked = {
         "saturation": jittered and view.jitter[SATURATION] > 0,
@@ -148,7 +148,7 @@ def skipped_operations(view: ConfigDict, channels: int) -> tuple[str, ...]:
 
 
 def validate_view(view: ConfigDict, name: str = "view") -> None:
-    """Raises a InputError that names the first bad value of a recipe, if there is one."""
+    """Raises an InputError for the first bad value of a `view`, called `name`, if there is one."""
 
     def check(field: str, good: bool, expected: str) -> None:
         if not good:

@@ -83,6 +83,11 @@ def _alternatives(pattern: str, inside: str) -> Sequence[str]:
 def find(option: str, pattern: str, ending: str) -> list[Blob]:
     """The files that a pattern stands for; of a folder all with that ending, at any depth.
 
+    Args:
+      option: that names the files, for an error.
+      pattern: with braces or wildcards, or a folder.
+      ending: '.tar'.
+
     Raises:
       InputError: of `expand`, an unknown scheme, or something that is no file.
       MissingError: nothing is there, or one of those that the braces stand for is missing.
@@ -154,6 +159,11 @@ def _remote(scheme: str, name: str, info: dict[str, Any]) -> Blob:
 
 def read(path: str, start: int, size: int) -> bytes:
     """So many bytes of a file from `start` on, fewer where it ends before.
+
+    Args:
+      path: of the file or object.
+      start: byte.
+      size: bytes.
 
     Raises:
       OSError: it cannot be read.

@@ -30,7 +30,17 @@ def choose_image(what: str, columns: Sequence[str], found: Sequence[str], wanted
 def choose_label(
     what: str, columns: Sequence[str], found: Sequence[str], wanted: str
 ) -> str | None:
-    """The column of labels, or None where nothing says that one is; arguments as above."""
+    """The column of labels, or None where nothing says that one is.
+
+    Args:
+      what: what errors call the table.
+      columns: all there are.
+      found: those of labels, by their type.
+      wanted: `data.label_column`.
+
+    Raises:
+      InputError: not the one that is wanted, or there are several and none is.
+    """
     if not (found or wanted):
         return None
     return _choose(what, "label", found, columns, wanted)

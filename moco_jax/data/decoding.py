@@ -150,7 +150,12 @@ def _decode_with_pil(data: bytes, kind: str) -> np.ndarray:
 
 
 def deep_value(data: bytes, max_pixels: int) -> int | None:
-    """The largest value of an image whose pixels have 16 bits; None of another."""
+    """The largest value of an image whose pixels have 16 bits; None of another.
+
+    Args:
+      data: the encoded image.
+      max_pixels: `data.max_pixels`.
+    """
     with _decoder_errors():
         read_header(data, max_pixels)
         if not deep_pixels.is_deep(data, _kind(data)):

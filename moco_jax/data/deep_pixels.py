@@ -24,7 +24,12 @@ _CMYK, _ALPHA, _UNSIGNED = 5, (1, 2), (1, 4)
 
 
 def is_deep(data: bytes, kind: str) -> bool:
-    """Whether the pixels of an image in a format have 16 bits, all of which may be used."""
+    """Whether the pixels of an image in a format have 16 bits, all of which may be used.
+
+    Args:
+      data: the encoded image.
+      kind: its format, 'png'.
+    """
     if kind == "PNG":
         return data[24:25] == b"\x10"
     if kind == "PPM":
@@ -82,7 +87,12 @@ def decode_deep(data: bytes) -> np.ndarray:
 
 
 def to_bytes(image: np.ndarray, levels: int) -> np.ndarray:
-    """Scales pixels of 16 bits so that `levels` becomes 255, and what is above it too: uint8."""
+    """Scales pixels of 16 bits so that `levels` becomes 255, and what is above it too: uint8.
+
+    Args:
+      image: uint16.
+      levels: `data.levels`, the value of white.
+    """
     scaled = np.minimum(image.astype(np.float32) * np.float32(255 / levels), 255)
     return np.rint(scaled).astype(np.uint8)
 

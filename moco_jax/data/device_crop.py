@@ -56,7 +56,13 @@ def sample_boxes(
 
 
 def first_box(boxes: Array, fits: Array, otherwise: Array) -> Array:
-    """The first of boxes (4, 10) that fits, or another: int32 (4,)."""
+    """The first of boxes (4, 10) that fits, or another: int32 (4,).
+
+    Args:
+      boxes: float32 (4, 10).
+      fits: bool (10,).
+      otherwise: int32 (4,).
+    """
     first = boxes[:, jnp.argmax(fits)].astype(jnp.int32)
     return jnp.where(jnp.any(fits), first, otherwise)
 
@@ -72,6 +78,11 @@ def center_box(height: int, width: int, crop_share: float) -> Array:
 
     Cropping it and resizing to 224 with a share of 0.875 is the usual evaluation: the short side
     to 256, then the central 224 pixels.
+
+    Args:
+      height: of the image, pixels.
+      width: of the image.
+      crop_share: of the short side, in (0, 1].
 
     Returns:
         int32 (4,), the box.

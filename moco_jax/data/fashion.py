@@ -42,7 +42,12 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
 
 
 def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the first `count` images of every class, in the order of the file."""
+    """Indices of the first `count` images of every class, in the order of the file.
+
+    Args:
+      labels: integers (N,).
+      count: of each class.
+    """
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)]))
 
 
@@ -63,7 +68,12 @@ def load(folder: pathlib.Path, count: int = 0) -> dict[str, np.ndarray]:
 
 
 def write_png(arrays: dict[str, np.ndarray], out: pathlib.Path) -> None:
-    """Writes `train/CLASS/NUMBER.png` and `val/CLASS/NUMBER.png`; classes sort by number."""
+    """Writes `train/CLASS/NUMBER.png` and `val/CLASS/NUMBER.png`; classes sort by number.
+
+    Args:
+      arrays: as `npz:` reads them.
+      out: folder.
+    """
     for part, prefix in (("train", ""), ("val", "test_")):
         pairs = zip(arrays[f"{prefix}images"], arrays[f"{prefix}labels"].tolist())
         for number, (image, label) in enumerate(pairs):

@@ -36,7 +36,13 @@ class Box(NamedTuple):
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of one image in one epoch, whoever draws them and when."""
+    """The random numbers of one image in one epoch, whoever draws them and when.
+
+    Args:
+      seed: of the run.
+      epoch: from 0.
+      index: of the image in its source.
+    """
     # `sample_order` has the same key and counter 0; each counter is 2^128 numbers from the next.
     return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, index + 1, 0]))
 
@@ -46,6 +52,12 @@ def sample_box(rng: np.random.Generator, height: int, width: int, region: Region
 
     The share of the area is uniform, the aspect ratio log-uniform; after ten boxes that do not
     fit, the central crop with the ratio clamped. Uses the same count of random numbers always.
+
+    Args:
+      rng: its next numbers are taken.
+      height: of the image, pixels.
+      width: of the image.
+      region: ranges of area and aspect ratio.
     """
     low, high = region.area
     log_low, log_high = map(math.log, region.ratio)

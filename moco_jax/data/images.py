@@ -18,7 +18,11 @@ ImageLike = np.ndarray | Image.Image | str | os.PathLike
 
 
 def as_list(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
-    """One image, an array (N, H, W, C) or a sequence of images, as a sequence of images."""
+    """One image, an array (N, H, W, C) or a sequence of images, as a sequence of images.
+
+    Raises:
+      InputError: an array of another number of axes.
+    """
     if isinstance(images, str | os.PathLike | Image.Image):
         return [images]
     if isinstance(images, np.ndarray):

@@ -72,7 +72,15 @@ class Index:
         class_names: Sequence[str],
         left_out: Mapping[str, tuple[int, str]],
     ) -> Self:
-        """An index in memory of paths below a root."""
+        """An index in memory of paths below a root.
+
+        Args:
+          root: folder.
+          paths: relative to it.
+          labels: int32 (N,); None: there are none.
+          class_names: of each label.
+          left_out: reason -> how many, and the first.
+        """
         encoded = [os.fsencode(path) for path in paths]
         ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         names = np.frombuffer(b"".join(encoded), np.uint8)
@@ -81,7 +89,12 @@ class Index:
 
 
 def cache_file(cache_dir: str, root: str) -> pathlib.Path:
-    """Where the list of `root` is kept."""
+    """Where the list of `root` is kept.
+
+    Args:
+      cache_dir: `data.cache_dir`; "": the user's caches.
+      root: folder that is listed.
+    """
     return packed.cache_file(cache_dir, os.path.basename(root), root, "index")
 
 

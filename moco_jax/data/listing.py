@@ -96,7 +96,12 @@ def subfolders(root: str) -> list[str]:
 
 
 def holds_image(root: str, deep: bool = True) -> bool:
-    """Whether there is an image in a folder, or anywhere below; the first that is found ends it."""
+    """Whether there is an image in a folder, or anywhere below; the first that is found ends it.
+
+    Args:
+      root: folder.
+      deep: whether folders in it count.
+    """
     left, seen = [root], set()
     while left:
         where = left.pop()

@@ -59,7 +59,7 @@ Batch = dict[str, Any]
 
 
 def numbers(index: np.ndarray, epoch: np.ndarray, label: np.ndarray) -> Batch:
-    """What a batch holds beside its image, (b,), as int32."""
+    """What a batch holds beside its images: `index`, `epoch` and `label`, (b,), as int32."""
     columns = {"index": index, "epoch": epoch, "label": label}
     return {key: column.astype(np.int32) for key, column in columns.items()}
 
@@ -111,7 +111,7 @@ def load_batches(
 
 
 def too_many(text: str, unreadable: int, late: int) -> BadImage | StorageError:
-    """The error that too many images cannot be read: the place's trouble, if most came too late."""
+    """The error `text` of `unreadable` images: the place's trouble, if most came too `late`."""
     if 2 * late > unreadable:
         return StorageError(f"{text}: the place that they are in is away or overloaded")
     return BadImage(text)
@@ -147,7 +147,7 @@ def read(source: EncodedSource, index: int, max_pixels: int) -> tuple[np.ndarray
 
 
 def deep_values(source: EncodedSource, index: Sequence[int], max_pixels: int) -> Iterator[int]:
-    """The largest value of each of some images whose pixels have 16 bits."""
+    """The largest value of each image `source[index]` whose pixels have 16 bits; see `read`."""
     for i in index:
         with contextlib.suppress(BadImage):
             if (found := decoding.deep_value(fetch(source, i)[0], max_pixels)) is not None:

@@ -50,6 +50,11 @@ def write(file: pathlib.Path, head: Mapping[str, Any], arrays: Mapping[str, np.n
 
     So it does not matter which of several processes wrote it.
 
+    Args:
+      file: to write.
+      head: what is JSON.
+      arrays: by name.
+
     Raises:
       OSError: it fails.
     """
@@ -74,7 +79,7 @@ def open_file(file: pathlib.Path, version: int) -> tuple[dict[str, Any], dict[st
 
     Raises:
       OSError: there is none, or it cannot be read.
-      ValueError, KeyError: it is no such file, of another version, or cut short.
+      InputError, ValueError, KeyError: it is no such file, of another version, or cut short.
     """
     with file.open("rb") as opened:
         head = json.loads(opened.readline())
@@ -92,6 +97,15 @@ def open_file(file: pathlib.Path, version: int) -> tuple[dict[str, Any], dict[st
 
 
 def check_stamp(file: str, stamp: str, before: str) -> None:
-    """Refuses a file that another run has made anew since it had another stamp."""
+    """Refuses a file that another run has made anew since it had another stamp.
+
+    Args:
+      file: for the error.
+      stamp: of the file now.
+      before: the one it had.
+
+    Raises:
+      InputError: it was.
+    """
     if stamp != before:
         raise InputError(f"{file} was made anew by another run, for other files: start again")

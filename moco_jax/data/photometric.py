@@ -151,7 +151,12 @@ def _convolve(image: Array, half_kernel: Array, axis: int) -> Array:
 
 
 def solarize(image: Array, threshold: Array | float) -> Array:
-    """Inverts the values at or above `threshold`; an infinite one is exactly the identity."""
+    """Inverts the values at or above `threshold`; an infinite one is exactly the identity.
+
+    Args:
+      image: (H, W, C) in [0, 1].
+      threshold: of the same unit.
+    """
     return jnp.where(image >= threshold, 1.0 - image, image)
 
 

@@ -137,6 +137,9 @@ def eval_batches(
 
     The first `start` of them are left out. An image that cannot be read becomes padding. For the
     other arguments see `train_batches`.
+
+    Raises:
+      InputError: `data.eval_crop_share` is not in (0, 1].
     """
     if not 0 < data.eval_crop_share <= 1:
         raise InputError(f"data.eval_crop_share={data.eval_crop_share}: expected in (0, 1]")
@@ -151,12 +154,23 @@ def eval_batches(
 
 
 def sample_order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of the images in one epoch: a permutation, int64 (n,)."""
+    """The order of the images in one epoch: a permutation, int64 (n,).
+
+    Args:
+      seed: of the run.
+      epoch: from 0.
+      n: images.
+    """
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)
 
 
 def check(source: Source, data: ConfigDict, batch_size: int = 1) -> None:
     """Refuses a source that cannot give one batch, before anything is compiled.
+
+    Args:
+      source: training images.
+      data: `config.data`.
+      batch_size: images over all devices.
 
     Raises:
       InputError: fewer images than a batch.
@@ -179,7 +193,12 @@ def check(source: Source, data: ConfigDict, batch_size: int = 1) -> None:
 
 
 def check_size(source: Source, batch_size: int) -> None:
-    """Raises InputError where a source has fewer images than a batch."""
+    """Raises InputError where a source has fewer images than a batch.
+
+    Args:
+      source: training images.
+      batch_size: images over all devices.
+    """
     if len(source) < batch_size:
         raise InputError(
             f"{source.name} has {len(source)} images, fewer than data.batch_size={batch_size}; the "
@@ -192,6 +211,10 @@ def channel_stats(source: Source, data: ConfigDict) -> tuple[tuple[float, ...], 
 
     `data.mean` and `data.std` where given; else ImageNet's for three channels; else measured, on
     2,000 evenly spaced images.
+
+    Args:
+      source: training images.
+      data: `config.data`.
 
     Raises:
       InputError: one of the two is given alone, or not C numbers; a std that is not above 0.

@@ -99,7 +99,14 @@ class Samples:
 
     @classmethod
     def of(cls, what: str, found: Sequence[Blob], shards: Iterable[Shard], label: str) -> Self:
-        """Samples of shards that were read; `label` is `data.label_column`."""
+        """Samples of shards that were read; `label` is `data.label_column`.
+
+        Args:
+          what: the source, for an error.
+          found: the shards' files, in order.
+          shards: what was read of each.
+          label: `data.label_column`.
+        """
         shards = list(shards)
         left_out = LeftOut()
         for shard in shards:

@@ -67,6 +67,10 @@ class Shard:
 def read_shard(blob: Blob, wanted: Wanted) -> Shard:
     """Reads the headers of a shard, and the labels.
 
+    Args:
+      blob: the tar file.
+      wanted: which files of a sample are meant.
+
     Raises:
       InputError: it is compressed; a sample has several images, and nothing says which is meant.
       StorageError: it cannot be read, again and again.

@@ -24,6 +24,10 @@ def as_arrays(splits: Splits, data: ConfigDict) -> Splits:
     """Both parts as arrays, where the images are small, of one size, and fit `data.array_gb`.
 
     The parts stay as they are where they are arrays already, and where any image cannot be read.
+
+    Args:
+      splits: of the source.
+      data: `config.data`.
     """
     parts = [part for part in splits if part]
     if any(isinstance(part, ArraySource) for part in parts):

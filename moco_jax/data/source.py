@@ -114,6 +114,8 @@ class EncodedSource:
       read_labels: Gives all labels, int32 (N,), without decoding images; None without labels.
       levels: Value of 16-bit pixels that becomes white; 0: 65535.
       understood: What is said of it at the start.
+      channels: 3.
+      image_shape: None: images have any size.
     """
 
     name: str

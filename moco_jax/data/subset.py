@@ -69,6 +69,11 @@ def labelled_only(source: Source | None) -> Source | None:
 def label_share(source: Source, share: float, seed: int) -> Source:
     """As large a share of every class, at least one image of each, drawn by seed.
 
+    Args:
+      source: labelled.
+      share: in (0, 1].
+      seed: of the draw.
+
     Raises:
       InputError: the share is not in (0, 1], or there are no labels.
     """
@@ -83,7 +88,13 @@ def label_share(source: Source, share: float, seed: int) -> Source:
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Sorted indices of round(share * n), but at least one, of the n images of every class."""
+    """Sorted indices of round(share * n), but at least one, of the n images of every class.
+
+    Args:
+      labels: integers (N,).
+      share: in (0, 1].
+      seed: of the draw.
+    """
     order = _order(seed, 0, len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
@@ -92,6 +103,11 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 def hold_out(source: Source, share: float, seed: int) -> tuple[Source, Source]:
     """The source without a random share of its images, and that share: at least one in each.
+
+    Args:
+      source: images, with labels or not.
+      share: in (0, 1).
+      seed: of the draw.
 
     Raises:
       InputError: the share is not in (0, 1).

@@ -19,7 +19,13 @@ class LeftOut(dict[str, tuple[int, str]]):
     """What was left out and why: reason -> (how many, the first of them)."""
 
     def note(self, reason: str, name: str, count: int = 1) -> None:
-        """Counts another one, or several of which one has that name."""
+        """Counts another one, or several of which one has that name.
+
+        Args:
+          reason: why.
+          name: of what is left out.
+          count: how many.
+        """
         before, first = self.get(reason, (0, name))
         self[reason] = before + count, min(first, name)
 
@@ -76,7 +82,12 @@ class Understood:
 
 
 def facts(train: Understood, test: Understood | None) -> dict[str, str]:
-    """What was understood, as text under headings, in the order to be shown in."""
+    """What was understood, as text under headings, in the order to be shown in.
+
+    Args:
+      train: of the training split.
+      test: of the test split; None: there is none.
+    """
     out = {}
     for split, part in (("training images", train), ("test images", test)):
         if part is None:

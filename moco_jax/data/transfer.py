@@ -62,7 +62,12 @@ def options(source: Source, sharding: Sharding, resident_gb: float) -> dict[str,
 
 
 def is_resident(source: Source, limit_gb: float) -> bool:
-    """Whether a source is an array that may lie on every device."""
+    """Whether a source is an array that may lie on every device.
+
+    Args:
+      source: images.
+      limit_gb: `data.resident_gb`.
+    """
     return isinstance(source, ArraySource) and source.images.nbytes <= limit_gb * 1e9
 
 

@@ -72,6 +72,12 @@ def layout(threads: int, processes: int) -> tuple[int, int]:
 def start(load: Load, shapes: Shapes, threads: int, processes: int) -> Iterator[Crew]:
     """Buffers of some shapes, and what loads rows into them: this process, or 2 and more others.
 
+    Args:
+      load: gives one row of each buffer.
+      shapes: of the buffers, uint8.
+      threads: over all processes.
+      processes: that they run in; 1: this one.
+
     Raises:
       InputError: `load` cannot be sent to other processes.
     """

@@ -17,6 +17,10 @@ EVALUATIONS: dict[str, Evaluation] = {
 def make_watches(context: Context, steps_per_epoch: float) -> list[Watch]:
     """The measurements of a run, in the order of their names.
 
+    Args:
+      context: of the run.
+      steps_per_epoch: may be fractional.
+
     Raises:
       InputError: an unknown name.
     """

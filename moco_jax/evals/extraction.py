@@ -87,7 +87,12 @@ def extract(encode: Encode, batches: Prefetcher) -> tuple[np.ndarray, np.ndarray
 
 
 def make_pixels(source: Source, data: ConfigDict) -> Encode:
-    """The jitted function from evaluation batch to raw pixels, at most 32 x 32: kNN's floor."""
+    """The jitted function from evaluation batch to raw pixels, at most 32 x 32: kNN's floor.
+
+    Args:
+      source: either split.
+      data: `config.data`.
+    """
     size = min(data.image_size, 32)
     zeros, ones = (0.0,) * source.channels, (1.0,) * source.channels
 

@@ -55,7 +55,11 @@ class Parts:
             )
 
     def done(self, split: str) -> int:
-        """How many images of a split the parts cover, from the first on."""
+        """How many images of a split the parts cover, from the first on.
+
+        Raises:
+          InputError: a part before another is missing.
+        """
         end = 0
         for start, stop, _ in self._of(split):
             if start != end:
@@ -64,7 +68,14 @@ class Parts:
         return end
 
     def add(self, split: str, start: int, stop: int, found: Features) -> None:
-        """Keeps what images `start` to `stop` gave; those that could not be read gave nothing."""
+        """Keeps what images `start` to `stop` gave; those that could not be read gave nothing.
+
+        Args:
+          split: 'train' or 'test'.
+          start: first image.
+          stop: first image that is not in it.
+          found: of the images between.
+        """
         file = self.folder / f"{split}-{start:09}-{stop:09}.npz"
         _write(file, lambda part: _savez(part, found))
 
@@ -107,6 +118,9 @@ def assemble(out: pathlib.Path, parts: Parts, names: Name, class_names: tuple[st
 
     Returns:
       N.
+
+    Raises:
+      InputError: no image could be read.
     """
     count = sum(len(column) for column in _column(parts, "index", names))
     if not count:

@@ -78,7 +78,14 @@ class KnnMonitor:
         return {name: self._last.scores[0].top1}
 
     def save(self, workdir: str | os.PathLike, encoder: str, features: str, seed: int) -> None:
-        """Adds the last measurement, if there is one, with all its votes to `results.json`."""
+        """Adds the last measurement, if there is one, with all its votes to `results.json`.
+
+        Args:
+          workdir: of the run.
+          encoder: what was measured: 'untrained', 'raw pixels' or a step.
+          features: 'backbone', 'projection' or 'pixels'.
+          seed: of the run.
+        """
         if self._last and jax.process_index() == 0:
             save(workdir, self._last, {"encoder": encoder, "features": features}, seed)
 

@@ -30,13 +30,23 @@ def leaves_one_out(data: Splits) -> bool:
 
 
 def bank_of(knn: ConfigDict, data: Splits) -> int:
-    """How many images the watched vote has at most to choose neighbours from."""
+    """How many images the watched vote has at most to choose neighbours from.
+
+    Args:
+      knn: `config.knn`.
+      data: the images.
+    """
     limit, images = watched(knn).max_train, len(data.train)
     return min(limit or images, images) - leaves_one_out(data)
 
 
 def check_bank(knn: ConfigDict, data: Splits) -> None:
-    """Raises InputError where the watched vote asks for more neighbours than the bank has."""
+    """Raises InputError where the watched vote asks for more neighbours than the bank has.
+
+    Args:
+      knn: `config.knn`.
+      data: the images.
+    """
     bank = bank_of(knn, data)
     if knn.every_epochs and data.train.labelled and knn.k > bank:
         raise InputError(
@@ -54,7 +64,12 @@ def default_k(bank: int) -> int:
 
 
 def resolved(knn: ConfigDict, bank: int) -> ConfigDict:
-    """The options with a number of neighbours, that of `default_k` where they name none."""
+    """The options with a number of neighbours, that of `default_k` where they name none.
+
+    Args:
+      knn: `config.knn`.
+      bank: images to choose neighbours from.
+    """
     if knn.k:
         return knn
     found = knn.copy_and_resolve_references()

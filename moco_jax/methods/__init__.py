@@ -28,6 +28,10 @@ METHODS = {
 def make_method(config: ConfigDict, facts: Facts) -> Method:
     """Builds the method that `config.method.name` names.
 
+    Args:
+      config: of the run.
+      facts: of its data and length.
+
     Raises:
       InputError: an unknown name, or options that do not fit the method.
     """

@@ -18,6 +18,10 @@ CHANCE = 4.0  # of both directions, where predictions and keys are at right angl
 def make(config: ConfigDict, facts: Facts) -> Method:
     """BYOL; `config.method` and `config.model` are read here.
 
+    Args:
+      config: of the run.
+      facts: of its data and length.
+
     Raises:
       InputError: there is no predictor, or options do not fit each other.
     """

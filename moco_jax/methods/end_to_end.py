@@ -17,6 +17,10 @@ def make(config: ConfigDict, facts: Facts) -> Method:
     """End-to-end training; InputError for options that do not fit it.
 
     `config.method` and `config.model` are read here.
+
+    Args:
+      config: of the run.
+      facts: of its data and length.
     """
     t = config.method
     refuse_predictor(t)

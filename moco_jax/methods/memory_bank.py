@@ -32,6 +32,10 @@ def make(config: ConfigDict, facts: Facts) -> Method:
     The negatives are drawn once for a batch. With InfoNCE an image's own row is no negative of it;
     with NCE draws are noise over all images, the own included. Z is estimated from the first batch.
 
+    Args:
+      config: of the run.
+      facts: of its data and length.
+
     Raises:
       InputError: options that do not fit the method.
     """

@@ -21,6 +21,10 @@ QUEUE = 2**31  # sets the queue's random key apart from those that `Networks.ini
 def make(config: ConfigDict, facts: Facts) -> Method:
     """MoCo with a queue of keys; `config.method`, `model` and `mesh.shard_queue` are read here.
 
+    Args:
+      config: of the run.
+      facts: of its data and length.
+
     Raises:
       InputError: options that do not fit the method.
     """

@@ -25,6 +25,10 @@ Direction = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 def make(config: ConfigDict, facts: Facts) -> Method:
     """MoCo v3; `config.method` and `config.model` are read here.
 
+    Args:
+      config: of the run.
+      facts: of its data and length.
+
     Raises:
       InputError: options that do not fit the method.
     """

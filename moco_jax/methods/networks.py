@@ -35,7 +35,12 @@ class Networks(NamedTuple):
     slices: int = 1
 
     def init(self, key: jax.Array, images: jax.Array) -> tuple[Tree, Tree]:
-        """Parameters and BatchNorm statistics of all networks, each a dict by network."""
+        """Parameters and BatchNorm statistics of all networks, each a dict by network.
+
+        Args:
+          key: random.
+          images: (B, S, S, C) float32; only the shape counts.
+        """
         params, stats, x = {}, {}, images
         for name in ("backbone", "projector", "predictor"):
             net = getattr(self, name)
@@ -48,7 +53,12 @@ class Networks(NamedTuple):
         return params, stats
 
     def init_state(self, key: jax.Array, image_shape: Sequence[int]) -> tuple[Tree, Tree]:
-        """Parameters, and a method state that has BatchNorm's statistics alone."""
+        """Parameters, and a method state that has BatchNorm's statistics alone.
+
+        Args:
+          key: random.
+          image_shape: (S, S, C).
+        """
         params, stats = self.init(key, jnp.zeros((1, *image_shape)))
         return params, {"stats": stats}
 
@@ -60,7 +70,15 @@ class Networks(NamedTuple):
     def apply(
         self, name: str, params: Tree, stats: Tree, x: jax.Array, train: bool
     ) -> tuple[jax.Array, Tree]:
-        """Runs one network; returns its output and the statistics of all with its own renewed."""
+        """Runs one network; returns its output and the statistics of all with its own renewed.
+
+        Args:
+          name: 'backbone', 'projector' or 'predictor'.
+          params: by network.
+          stats: by network.
+          x: what it takes.
+          train: whether BatchNorm takes the batch's statistics.
+        """
         y, new = _apply(getattr(self, name), gathered(params[name]), stats[name], x, train)
         return y, stats | {name: new}
 
@@ -199,6 +217,10 @@ def bn_groups(config: ConfigDict) -> int:
 
 def check_accumulate(config: ConfigDict, devices: int) -> None:
     """Refuses slices of the batch that would not give the gradient of the whole.
+
+    Args:
+      config: of the run.
+      devices: over which the batch is split.
 
     Raises:
       InputError: BatchNorm in the backbone is over the whole batch, or a device's rows do not

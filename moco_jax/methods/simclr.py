@@ -16,6 +16,10 @@ from moco_jax.ops.losses import chance_nt_xent, feature_std, l2_normalize, nt_xe
 def make(config: ConfigDict, facts: Facts) -> Method:
     """SimCLR; `config.method` and `config.model` are read here.
 
+    Args:
+      config: of the run.
+      facts: of its data and length.
+
     Raises:
       InputError: options that do not fit the method.
     """

@@ -28,6 +28,10 @@ QUEUE, PROTOTYPES = 2**31, 2**31 + 1
 def make(config: ConfigDict, facts: Facts) -> Method:
     """SwAV; `config.method`, `model`, the views of `data` and `mesh.shard_queue` are read here.
 
+    Args:
+      config: of the run.
+      facts: of its data and length.
+
     Raises:
       InputError: options that do not fit the method.
     """

@@ -63,6 +63,11 @@ class MLP(nn.Module):
 def make_head(record: ConfigDict, bn_groups: int, dtype: Any) -> MLP:
     """Builds the head that a record of `config.mlp` describes.
 
+    Args:
+      record: see there.
+      bn_groups: groups of the batch with BatchNorm statistics of their own.
+      dtype: of the computation.
+
     Raises:
       InputError: a count is negative, or there are layers without an output feature.
     """

@@ -26,6 +26,10 @@ POLICIES = {
 def rematerialized(block: type[nn.Module], name: str) -> type[nn.Module]:
     """The module class `block`, called as (x, train), under the policy `model.remat`.
 
+    Args:
+      block: class of the module.
+      name: of the policy.
+
     Raises:
       InputError: an unknown policy.
     """

@@ -201,6 +201,13 @@ def make_resnet(
 ) -> ResNet:
     """Builds the ResNet of `depth` layers that `model.resnet` describes.
 
+    Args:
+      depth: key of DEPTHS.
+      model: `config.model`.
+      image_size: pixels; not read.
+      bn_groups: groups of the batch with BatchNorm statistics of their own.
+      dtype: of the computation.
+
     Raises:
       InputError: unknown stem, or a width that leaves a stage without channels.
     """

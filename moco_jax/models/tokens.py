@@ -23,6 +23,11 @@ _patch_init = nn.initializers.xavier_uniform(in_axis=(0, 1, 2), out_axis=3)
 def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
     """Rows and columns of patches in an image.
 
+    Args:
+      height: of the image, pixels.
+      width: of the image.
+      patch: side of a patch, pixels.
+
     Raises:
       InputError: the patches do not tile the image.
     """

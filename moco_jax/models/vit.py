@@ -173,6 +173,13 @@ def make_vit(size: str, model: ConfigDict, image_size: int, bn_groups: int, dtyp
 
     A conv stem takes the place of one block, unless `model.vit.depth` states how many there are.
 
+    Args:
+      size: key of SIZES.
+      model: `config.model`.
+      image_size: pixels.
+      bn_groups: groups of the batch with BatchNorm statistics of their own.
+      dtype: of the computation.
+
     Raises:
       InputError: an unknown name, or sizes that do not fit each other.
     """

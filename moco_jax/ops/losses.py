@@ -132,7 +132,12 @@ def chance_info_nce(queue_size: int) -> float:
 
 
 def chance_v3(batch_size: int, temperature: float) -> float:
-    """Loss of both directions of `contrastive_loss` when all cosines are equal: 4 tau ln(B)."""
+    """Loss of both directions of `contrastive_loss` when all cosines are equal: 4 tau ln(B).
+
+    Args:
+      batch_size: B, over all devices.
+      temperature: tau.
+    """
     return 4 * temperature * math.log(batch_size)
 
 

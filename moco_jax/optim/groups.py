@@ -72,6 +72,11 @@ def describe_optimizer(optim: ConfigDict, params: Any, layers: Sequence[str] = (
     """Lines for the log: each group of parameters, its size, and the names in short form.
 
     With `optim.layer_decay`, also what it makes of the learning rate.
+
+    Args:
+      optim: `config.optim`.
+      params: tree of the parameters.
+      layers: path prefixes, the first layer first.
     """
     trusts = {"lars": f"trust ratio times {optim.trust_coefficient:g}", "lamb": "trust ratio"}
     trust = trusts.get(optim.name)

@@ -12,6 +12,10 @@ MAKERS = {"pretraining": make_method, "supervised": supervised.make}
 def make_task(config: ConfigDict, facts: Facts) -> Method | Supervised:
     """Builds what the run trains: a method, or a protocol on labels.
 
+    Args:
+      config: of the run.
+      facts: of its data and length.
+
     Raises:
       InputError: an unknown name, or options that do not fit each other.
     """

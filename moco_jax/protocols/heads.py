@@ -29,13 +29,23 @@ def multiples(rates: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def describe_head(config: ConfigDict, head: int) -> dict[str, float | bool]:
-    """What is particular to a head: its base learning rate, and whether BatchNorm precedes it."""
+    """What is particular to a head: its base learning rate, and whether BatchNorm precedes it.
+
+    Args:
+      config: of the probe.
+      head: its number.
+    """
     rates = head_rates(config)
     return {"base_lr": rates[head % len(rates)], "batch_norm": head >= len(rates)}
 
 
 def name_head(config: ConfigDict, head: int) -> str:
-    """A head in words, for the log."""
+    """A head in words, for the log.
+
+    Args:
+      config: of the probe.
+      head: its number.
+    """
     about = describe_head(config, head)
     norm = ", after BatchNorm" if about["batch_norm"] else ""
     return f"head {head} (base rate {about['base_lr']:g}{norm})"
@@ -66,7 +76,12 @@ def guard(loss: jax.Array, grads: Tree, state: Tree) -> tuple[jax.Array, Tree, T
 
 
 def hold(before: Any, after: Any) -> Any:
-    """The TrainState after a step, in which heads that are not alive are as they were."""
+    """The TrainState after a step, in which heads that are not alive are as they were.
+
+    Args:
+      before: TrainState before the step.
+      after: as the step leaves it.
+    """
     alive = after.method_state["alive"]
     classifier = only(alive, after.params["classifier"], before.params["classifier"])
     return after._replace(

@@ -68,6 +68,10 @@ def make(config: ConfigDict, facts: Facts) -> Supervised:
     once on the same features, each with a learning rate of its own, from the same first weights.
     `config.supervised`, `model`, `method.bn_group_size` and `data.view1` are read here.
 
+    Args:
+      config: of the run.
+      facts: of its data and length.
+
     Raises:
       InputError: fewer than two classes, or options that do not fit each other.
     """

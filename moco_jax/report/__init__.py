@@ -43,6 +43,10 @@ def compare(
 ) -> Place:
     """Writes one report of several runs, on the same axes, to `out`; returns its path.
 
+    Args:
+      workdirs: of the runs, in the order to be shown in.
+      out: the file to write.
+
     Raises:
       MissingError: one of the directories is not that of a run; the error names it.
     """

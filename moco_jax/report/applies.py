@@ -54,7 +54,12 @@ def differences(configs: Sequence[Config]) -> dict[str, list[Any]]:
 
 
 def applies(name: str, flat: Config) -> bool:
-    """Whether an option changes what comes out of a run with these options, by dotted names."""
+    """Whether an option changes what comes out of a run with these options, by dotted names.
+
+    Args:
+      name: of the option, dotted.
+      flat: all options of the run by dotted names.
+    """
     if name in NOT_IDENTITY or name.partition(".")[0] in _NO_MATTER or _is_interval(name):
         return False
     if name in _EXACTLY:

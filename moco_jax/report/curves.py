@@ -58,13 +58,23 @@ def _columns(runs: Sequence[Run]) -> dict[str, None]:
 
 
 def present(group: Group, runs: Sequence[Run]) -> list[Curve]:
-    """The curves of a chart that some run has values for."""
+    """The curves of a chart that some run has values for.
+
+    Args:
+      group: the chart.
+      runs: that it shows.
+    """
     found = _columns(runs)
     return [curve for curve in group.curves if curve.column in found]
 
 
 def figure(group: Group, runs: Sequence[Run]) -> Figure:
-    """A chart of all runs: plotly's `data` and `layout`."""
+    """A chart of all runs: plotly's `data` and `layout`.
+
+    Args:
+      group: the chart.
+      runs: that it shows.
+    """
     data = []
     for number, run in enumerate(runs):
         prefix = f"{run.name}: " if len(runs) > 1 else ""

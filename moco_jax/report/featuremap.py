@@ -21,7 +21,12 @@ class Class(NamedTuple):
 
 
 def class_name(names: np.ndarray, label: int) -> str:
-    """The name of a label; '' for an image without one."""
+    """The name of a label; '' for an image without one.
+
+    Args:
+      names: of the classes.
+      label: of the image; -1: none.
+    """
     if label < 0:
         return ""
     return str(names[label]) if label < len(names) else f"class {label}"

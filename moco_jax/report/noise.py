@@ -47,6 +47,13 @@ def difference(p1: float, n1: int, p2: float, n2: int) -> Interval:
 
 
 def within(p1: float, n1: int, p2: float, n2: int) -> bool:
-    """Whether two shares may differ by chance alone: 0 is in the interval of their difference."""
+    """Whether two shares may differ by chance alone: 0 is in the interval of their difference.
+
+    Args:
+      p1: share of the first, in [0, 1].
+      n1: examples that it is of.
+      p2: share of the second.
+      n2: examples that it is of.
+    """
     low, high = difference(p1, n1, p2, n2)
     return low <= 0 <= high

@@ -73,7 +73,12 @@ def program(compiled: Compiled | None) -> dict[str, float]:
 
 
 def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """What two processes say of the program of one run: the larger of what each used."""
+    """What two processes say of the program of one run: the larger of what each used.
+
+    Args:
+      before: what the process before has said.
+      now: what this one says.
+    """
     both = before | now
     for name in before.keys() & now.keys():
         if name.startswith("peak_"):

@@ -88,13 +88,23 @@ def _facts_of(workdir: Place) -> dict[str, Any]:
 
 
 def save_pictures(workdir: Place, arrays: dict[str, np.ndarray]) -> None:
-    """Keeps what `pictures.collect` gave."""
+    """Keeps what `pictures.collect` gave.
+
+    Args:
+      workdir: of the run.
+      arrays: by name.
+    """
     (workdir / _PICTURES).parent.mkdir(exist_ok=True)
     files.replace(workdir / _PICTURES, files.as_npz(arrays, compressed=True))
 
 
 def save_facts(workdir: Place, facts: dict[str, Any]) -> None:
-    """Keeps `facts`, with the step at which they held."""
+    """Keeps `facts`, with the step at which they held.
+
+    Args:
+      workdir: of the run.
+      facts: by heading; what JSON can hold.
+    """
     rows, before = metrics.read(workdir), _facts_of(workdir)
     facts = facts | {"step": rows[-1]["step"] if rows else 0}
     if "program" in before and "program" in facts:  # the process that ends has compiled nothing
@@ -182,7 +192,12 @@ def seconds(run: Run) -> float:
 
 
 def examples(run: Run, evaluation: str = "") -> int:
-    """How many images the newest result counts, of kNN or, for "", of a classifier; 0: unknown."""
+    """How many images the newest result counts, of kNN or, for "", of a classifier; 0: unknown.
+
+    Args:
+      run: whose results are read.
+      evaluation: 'knn' or "".
+    """
     counts = (
         r["examples"] for r in reversed(run.results)
         if (r["evaluation"] == "knn") == bool(evaluation)

@@ -10,6 +10,10 @@ def parted(groups: Sequence[Group], runs: Sequence[Run]) -> tuple[list[Group], l
     """The charts worth drawing, and a sentence for each of the others.
 
     A chart is a sentence where no curve of it has two different values in any run.
+
+    Args:
+      groups: the charts.
+      runs: that they show.
     """
     drawn, sentences = [], []
     for group in groups:

@@ -28,7 +28,12 @@ from moco_jax.training.step import TrainState
 
 
 def make_context(x: Experiment, workdir: Place) -> Context:
-    """The context of an experiment whose files are in `workdir`."""
+    """The context of an experiment whose files are in `workdir`.
+
+    Args:
+      x: the experiment.
+      workdir: of its files.
+    """
     encode = lru_cache(partial(make_encode, x))
     return Context(
         config=x.config,

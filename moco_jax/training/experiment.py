@@ -34,6 +34,10 @@ class Experiment(NamedTuple):
     """Everything a config stands for; `build` makes it.
 
     Attributes:
+      mesh: over all devices.
+      mean, std: per channel, of pixels in [0, 1].
+      tx, schedule: the optimizer, and its learning rate by step.
+      steps, steps_per_epoch: of the run; an epoch's may be fractional.
       evaluated: the images that evaluations look at: of `evals.source`, or the run's own.
       augment: (entries of a batch, which) -> a view; see `methods.method.Batch`.
       task: the method, or the protocol on labels.
@@ -264,7 +268,7 @@ def _state_shapes(x: Experiment) -> TrainState:
 
 
 def train_batches(x: Experiment, start: int) -> pipeline.Prefetcher:
-    """Training batches on the mesh from position `start` on."""
+    """Training batches of `x` on its mesh, from position `start` on."""
     source, c = x.data.train, x.config
     return pipeline.train_batches(
         source, c.data, c.seed, start, views=x.task.views, **_transfer(x, source)
@@ -272,7 +276,7 @@ def train_batches(x: Experiment, start: int) -> pipeline.Prefetcher:
 
 
 def eval_batches(x: Experiment, source: Source, limit: int = 0) -> pipeline.Prefetcher:
-    """Evaluation batches of a source, or of `limit` images of it, on the mesh."""
+    """Evaluation batches of a `source`, or of `limit` images of it, on the mesh of `x`."""
     return pipeline.eval_batches(source, x.config.data, limit, **_transfer(x, source))
 
 
@@ -283,7 +287,7 @@ def _transfer(x: Experiment, source: Source) -> dict[str, Any]:
 def make_encode(
     x: Experiment, features: str | None = None
 ) -> Callable[[TrainState, dict[str, Any]], jax.Array]:
-    """The jitted function from state and evaluation batch to features; None: `knn.features`."""
+    """The jitted function from state and batch of `x` to `features`; None: `knn.features`."""
     which = FEATURES.index(features or x.config.knn.features)
 
     def encode(state: TrainState, batch: dict[str, Any]) -> jax.Array:

@@ -11,7 +11,12 @@ from moco_jax.ops.course import Course
 
 
 def facts_of(config: ConfigDict, train: Source) -> Facts:
-    """What a method is told of the training images and the length of the run."""
+    """What a method is told of the training images and the length of the run.
+
+    Args:
+      config: of the run.
+      train: its training images.
+    """
     size, steps_per_epoch = config.data.image_size, len(train) / config.data.batch_size
     return Facts(
         images=len(train),

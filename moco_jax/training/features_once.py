@@ -30,6 +30,11 @@ def with_features(x: Experiment, state: TrainState, workdir: Place) -> Experimen
     They are kept in `workdir/features`, under a name that stands for the backbone and the images:
     a run that resumes reads them, a run of another backbone makes its own.
 
+    Args:
+      x: the experiment on images.
+      state: with the backbone.
+      workdir: of the run.
+
     Raises:
       NotFiniteError: there is a NaN or an infinity among the features.
     """

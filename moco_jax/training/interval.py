@@ -31,6 +31,10 @@ class Interval:
     def add(self, metrics: dict[str, jax.Array], position: int) -> None:
         """Takes a step's metrics; waits for the step two before, so the host stays near.
 
+        Args:
+          metrics: of the step, on the device.
+          position: batches consumed.
+
         Raises:
           TrainingDivergedError: that step was one of too many in a row that were not finite.
         """

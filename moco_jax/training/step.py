@@ -48,7 +48,13 @@ class Task(Protocol):
 
 
 def init_state(task: Task, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    """The state before the first step, a function of `key` alone."""
+    """The state before the first step, a function of `key` alone.
+
+    Args:
+      task: what is trained.
+      tx: the optimizer.
+      key: random.
+    """
     params, method_state = task.init(key)
     zeros = jnp.zeros((3,), jnp.int32)
     return TrainState(zeros[0], zeros[1:], params, tx.init(params), method_state)

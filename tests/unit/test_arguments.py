@@ -129,14 +129,15 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_computed(tm
             terminal.check_writable(path)
 
 
-def test_readme_and_launchers_agree_on_the_codes():
+def test_documents_and_launchers_agree_on_the_codes():
     row = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
-    readme = {int(code): does for code, _, does in row.findall((ROOT / "README.md").read_text())}
+    page = (ROOT / "docs/launch.md").read_text()
+    table = {int(code): does for code, _, does in row.findall(page)}
     said = {int(code): again for code, _, again in row.findall(errors.__doc__)}
-    assert readme.keys() == said.keys() == {0, 1, 2, 3, 75}
+    assert table.keys() == said.keys() == {0, 1, 2, 3, 75}
     final = {code for code, again in said.items() if again == "fails again"}
     assert final == {errors.EXIT_WRONG_INPUT, errors.EXIT_DIVERGED} == set(local.FINAL)
-    assert {code for code, does in readme.items() if "fail again" in does} == final
+    assert {code for code, does in table.items() if "fail again" in does} == final
     for name in ("kubernetes.yaml", "kubernetes_tpu.yaml"):
         rules = (ROOT / "launch" / name).read_text()
         assert re.findall(r"values: \[(.+)\]", rules) == ["2, 3", str(errors.EXIT_RESTART)]

@@ -101,6 +101,10 @@ FORMATS = {
 def read(path: pathlib.Path, hints: Hints) -> Contents:
     """Reads a file or folder of any format, told by its content.
 
+    Args:
+      path: of the file or folder.
+      hints: what it may leave open.
+
     Raises:
       InputError: a workdir has no such encoder.
       MissingError: there is nothing.

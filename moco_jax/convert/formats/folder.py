@@ -26,6 +26,10 @@ _INDEX = "index.json"
 def read(path: pathlib.Path, hints: Hints) -> Contents:
     """Reads a folder with a config.json.
 
+    Args:
+      path: of the folder.
+      hints: what it may leave open.
+
     Raises:
       CheckpointError: another model than a ViT or a ResNet, options of it that are not ours, or no
         weights.

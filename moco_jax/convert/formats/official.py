@@ -49,7 +49,12 @@ OFFICIAL_HEADS = {384: 12, 768: 12}
 
 
 def layout(c: ConfigDict, method: str) -> list[Row]:
-    """All tensors of a training file, in the order of the code's `state_dict()`."""
+    """All tensors of a training file, in the order of the code's `state_dict()`.
+
+    Args:
+      c: the config.
+      method: 'moco' or 'moco_v3'.
+    """
     queue = ("method_state/queue", ("queue",), "matrix", "queue", False)
     pointer = ("method_state/queue_ptr", ("queue_ptr",), "pointer", "queue", False)
     out = [Row(*queue), Row(*pointer)] if method == "moco" else []
@@ -85,7 +90,13 @@ def training_of(file: File) -> tuple[File, str] | None:
 
 
 def read(file: File, form: str, hints: Hints) -> Contents:
-    """Reads a training file of v1 and v2 (`form` 'moco' or 'cifar_demo') or of v3 ('moco_v3')."""
+    """Reads a training file of v1 and v2 (`form` 'moco' or 'cifar_demo') or of v3 ('moco_v3').
+
+    Args:
+      file: the training file.
+      form: 'moco', 'cifar_demo' or 'moco_v3'.
+      hints: what it may leave open.
+    """
     if hints.encoder:
         choose("encoder", hints.encoder, ROLES)
     method = "moco" if form == "cifar_demo" else form
@@ -130,6 +141,10 @@ def _flat(tensors: Tensors) -> Tensors:
 
 def write(contents: Contents, method: str) -> dict[str, Any]:
     """The tree of a training file that the official code resumes from.
+
+    Args:
+      contents: of a whole training.
+      method: 'moco' or 'moco_v3'.
 
     Raises:
       CheckpointError: the official code has no such model, or the query encoder is not complete.

@@ -176,7 +176,12 @@ def in_state(name: str) -> bool:
 
 
 def save_imported(contents: Contents, workdir: Place) -> None:
-    """Writes what a TrainState of these contents does not hold."""
+    """Writes what a TrainState of these contents does not hold.
+
+    Args:
+      contents: what was read from a file.
+      workdir: of the run.
+    """
     kept = {
         name: leaf
         for name, leaf in contents.leaves.items()

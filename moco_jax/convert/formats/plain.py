@@ -41,6 +41,10 @@ def layout(c: ConfigDict) -> list[Row]:
 def read(file: File, hints: Hints) -> Contents:
     """Reads one of the networks in a file, with the classifier on top if there is one.
 
+    Args:
+      file: of any program.
+      hints: `encoder` says which of several is meant.
+
     Raises:
       CheckpointError: there is none, or not one alone that is meant, or it is not what it seems.
     """
@@ -60,6 +64,10 @@ def read(file: File, hints: Hints) -> Contents:
 def network_of(file: File, hints: Hints) -> tuple[Network, list[Network]]:
     """The network that is meant, and all that are there.
 
+    Args:
+      file: of any program.
+      hints: `encoder` says which of several is meant.
+
     Raises:
       CheckpointError: there is none, or more than one that could be meant.
     """
@@ -76,7 +84,15 @@ def network_of(file: File, hints: Hints) -> tuple[Network, list[Network]]:
 def contents_of(
     file: File, network: Network, found: list[Network], c: ConfigDict, hints: Hints
 ) -> Contents:
-    """The contents, of a network of the architecture in `c`; says what is left out."""
+    """The contents, of a network of the architecture in `c`; says what is left out.
+
+    Args:
+      file: it is read from.
+      network: the one that is meant.
+      found: all that are there.
+      c: config with its architecture; changed.
+      hints: what the file may leave open.
+    """
     tensors, heads = _without_heads(network.tensors, c.model)
     tensors, masked = _without_decoder(tensors, c.model)
     whole = layout(c)

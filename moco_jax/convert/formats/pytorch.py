@@ -76,7 +76,15 @@ def open_file(path: pathlib.Path) -> File:
 
 
 def hints_of(file: File, hints: Hints) -> Hints:
-    """Adds what the file itself says of its attention heads and of LayerNorm's epsilon."""
+    """Adds what the file itself says of its attention heads and of LayerNorm's epsilon.
+
+    Args:
+      file: a PyTorch file.
+      hints: what the user says, which comes first.
+
+    Raises:
+      CheckpointError: the file says other heads than the user.
+    """
     said = file.record.get("heads")
     if said and hints.heads and said != hints.heads:
         raise CheckpointError(f"the file says {said} attention heads, not {hints.heads}")
@@ -146,7 +154,12 @@ def write_record(contents: Contents) -> str:
 
 
 def number(tree: dict[str, Any], key: str) -> float | None:
-    """A number at the top level of a file; None where there is none."""
+    """A number at the top level of a file; None where there is none.
+
+    Args:
+      tree: the file's content.
+      key: of its top level.
+    """
     value = tree.get(key)
     if isinstance(value, Tensor) and value.numpy().size == 1:
         value = value.numpy().item()

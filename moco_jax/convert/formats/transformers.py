@@ -33,6 +33,10 @@ def layout(c: ConfigDict) -> list[Row]:
 def write(contents: Contents, path: pathlib.Path) -> None:
     """Writes config.json, preprocessor_config.json and the weights into an existing folder.
 
+    Args:
+      contents: an encoder.
+      path: of the folder, which exists.
+
     Raises:
       CheckpointError: transformers has no such model.
     """
