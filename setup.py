@@ -19,6 +19,7 @@ REPORT = [
 TENSORBOARD = ["tensorboardX>=2.6,<3"]
 GCS = ["gcsfs>=2026.7,<2027"]
 S3 = ["s3fs>=2026.7,<2027"]
+DETECTION = ["pycocotools>=2.0.10,<3"]
 NOTEBOOK = ["ipykernel>=6,<8", "matplotlib>=3.9,<4"]
 TFDS = [
     "array_record>=0.8,<0.9",
@@ -67,6 +68,7 @@ setuptools.setup(
         # What the README's first command installs: all that a user's first day needs.
         "all": [*REPORT, *TENSORBOARD, *TFDS],
         "report": REPORT,
+        "detection": DETECTION,
         "tensorboard": TENSORBOARD,
         "tfds": TFDS,
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
@@ -80,6 +82,7 @@ setuptools.setup(
             *REPORT,
             *TENSORBOARD,
             *TFDS,
+            *DETECTION,
             "import-linter>=2.5,<3",
             "packaging>=24,<27",
             "pyarrow>=21,<27",

@@ -126,7 +126,7 @@ def killed_trainer(form: str, data: ConfigDict) -> None:
 def unreadable(form: str, data: ConfigDict) -> dict[str, Any]:
     """An epoch with unreadable images, tallied in the trainer's process."""
     source, named, indices = pipeline.open_data(data).train, [], []
-    tally = loader._Tally(source, data.max_bad_share)
+    tally = loader.Tally(source, data.max_bad_share)
     loader.log.addFilter(lambda record: named.append(record.getMessage()))
     with grain_stream.stream(form, data, START.value) as batches:
         for batch in itertools.islice(batches, len(source) // data.batch_size):

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _AHEAD = 2  # batches in work at a time, so that no decoder waits for the slowest of a batch
 _CHUNK = 32  # rows that a decoder takes at a time, at most
 _SHARE = 4  # chunks of a batch that each decoder gets, at least, where there are enough rows
-_IN_A_ROW = 64  # unreadable images, after which no substitute is looked for
+IN_A_ROW = 64  # unreadable images, after which no substitute is looked for
 _SAMPLE = 1000  # images to see before their unreadable share counts
 _FEW = 8  # images of which all may be unreadable without ending the stream
 _NAMED = 20  # unreadable images that the log names
@@ -92,7 +92,7 @@ def load_batches(
     threads, processes = workers.layout(data.threads, data.processes)
     size = shapes[0][0]
     chunk = max(1, min(_CHUNK, size // (_SHARE * threads)))
-    tally = _Tally(source, data.max_bad_share)
+    tally = Tally(source, data.max_bad_share)
     pending = collections.deque()
     with contextlib.ExitStack() as stack:
         slots = [(_AHEAD + 1, *shape) for shape in shapes]
@@ -188,7 +188,7 @@ def _load_views(
     out: Sequence[np.ndarray],
 ) -> Loaded:
     unreadable, late = [], 0
-    for used in (i % len(source) for i in range(index, index + _IN_A_ROW)):
+    for used in (i % len(source) for i in range(index, index + IN_A_ROW)):
         try:
             encoded, label = fetch(source, used)
             with _naming(source, used):
@@ -200,8 +200,8 @@ def _load_views(
             late += isinstance(error, LateImage)
         else:
             return Loaded(used, label, tuple(unreadable), late)
-    text = f"{_IN_A_ROW} images in a row cannot be read, the first: {unreadable[0]}"
-    raise too_many(text, _IN_A_ROW, late)
+    text = f"{IN_A_ROW} images in a row cannot be read, the first: {unreadable[0]}"
+    raise too_many(text, IN_A_ROW, late)
 
 
 def _load_center(
@@ -249,7 +249,7 @@ def _load_one(
 
 
 def _finish(
-    tally: "_Tally",
+    tally: "Tally",
     rows: Rows,
     pixels: tuple[np.ndarray, ...],
     jobs: list[concurrent.futures.Future],
@@ -261,7 +261,7 @@ def _finish(
     return {"crops": pixels} | numbers(index, rows.epoch, label)
 
 
-class _Tally:
+class Tally:
     """Counts and names unreadable images, and ends the stream when there are too many."""
 
     def __init__(self, source: EncodedSource, max_share: float) -> None:

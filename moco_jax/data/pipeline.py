@@ -109,8 +109,8 @@ def train_batches(
       InputError: B is not divisible by the hosts.
       BadImage: from the iterator, when more than `data.max_bad_share` cannot be read.
     """
-    mine = _share(data.batch_size, host, hosts)
-    rows = _train_rows(len(source), seed, start_step, data.batch_size, mine)
+    mine = share(data.batch_size, host, hosts)
+    rows = train_rows(len(source), seed, start_step, data.batch_size, mine)
     if isinstance(source, ArraySource):
         return Prefetcher(_from_array(source, rows, pixels), data.prefetch, put)
     views = views or (data.view1, data.view2)
@@ -143,8 +143,8 @@ def eval_batches(
     """
     if not 0 < data.eval_crop_share <= 1:
         raise InputError(f"data.eval_crop_share={data.eval_crop_share}: expected in (0, 1]")
-    mine = _share(data.eval_batch_size, host, hosts)
-    rows = _eval_rows(evenly(len(source), limit)[start:], data.eval_batch_size, mine)
+    mine = share(data.eval_batch_size, host, hosts)
+    rows = eval_rows(evenly(len(source), limit)[start:], data.eval_batch_size, mine)
     if isinstance(source, ArraySource):
         return Prefetcher(_masked(_from_array(source, rows, pixels)), data.prefetch, put)
     load = loader.center_loader(source, data.eval_crop_share, data.max_pixels)
@@ -235,7 +235,7 @@ def evenly(n: int, limit: int) -> np.ndarray:
     return np.arange(count) * n // count
 
 
-def _share(batch_size: int, host: int, hosts: int) -> slice:
+def share(batch_size: int, host: int, hosts: int) -> slice:
     """This host's rows of a global batch."""
     if batch_size % hosts:
         near = max(1, round(batch_size / hosts)) * hosts
@@ -244,7 +244,8 @@ def _share(batch_size: int, host: int, hosts: int) -> slice:
     return slice(host * b, (host + 1) * b)
 
 
-def _train_rows(n: int, seed: int, step: int, batch_size: int, mine: slice) -> Iterator[Rows]:
+def train_rows(n: int, seed: int, step: int, batch_size: int, mine: slice) -> Iterator[Rows]:
+    """A host's rows of each training batch of n images from a step on; see `train_batches`."""
     order = functools.lru_cache(maxsize=2)(lambda epoch: sample_order(seed, epoch, n))
     while True:
         epoch, position = np.divmod(step * batch_size + np.arange(batch_size)[mine], n)
@@ -255,7 +256,8 @@ def _train_rows(n: int, seed: int, step: int, batch_size: int, mine: slice) -> I
         step += 1
 
 
-def _eval_rows(index: np.ndarray, batch_size: int, mine: slice) -> Iterator[Rows]:
+def eval_rows(index: np.ndarray, batch_size: int, mine: slice) -> Iterator[Rows]:
+    """A host's rows of each batch of these images, once; the last one is padded."""
     for start in range(0, len(index), batch_size):
         rows = np.full(batch_size, -1)
         rows[: len(index) - start] = index[start : start + batch_size]

@@ -66,7 +66,7 @@ def test_a_bad_image_gives_way_to_the_next_and_is_named_once(encoded, caplog, er
 
 
 def test_the_log_names_a_bounded_number(encoded, caplog):
-    tally = loader._Tally(encoded, 1.0)
+    tally = loader.Tally(encoded, 1.0)
     with caplog.at_level(logging.WARNING):
         for i in range(100):
             tally.count([loader.Loaded(0, 0, (f"picture {i}",))])

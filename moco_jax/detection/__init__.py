@@ -1,0 +1,1 @@
+"""Transfer to detection and segmentation; nothing else of the package imports this room."""

@@ -1,0 +1,187 @@
+"""Images with annotated objects: what readers give, and what input and evaluation take.
+
+N images, n objects of one of them, K keypoints of an object, H height, W width of an image
+
+Coordinates are continuous, in pixels of the whole image: a box from 0 to W covers all of its
+width, and the centre of the first pixel is at 0.5.
+"""
+
+import dataclasses
+import logging
+import pkgutil
+import re
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from moco_jax import config, files
+from moco_jax.data import decoding, listing, summary
+from moco_jax.data.summary import Understood
+from moco_jax.detection.masks import Shape
+from moco_jax.errors import BadImage, InputError, StorageError
+
+log = logging.getLogger(__name__)
+
+# Named, not imported: what one of them needs is loaded only when it is asked for.
+OPENERS = {
+    "coco:ANNOTATIONS.json:IMAGES": "moco_jax.detection.coco:open_coco",
+    "voc:PATH": "moco_jax.detection.voc:open_voc",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Annotated:
+    """An image and its objects.
+
+    Attributes:
+      path: of the image's file.
+      name: what logs and errors call it.
+      number: its id in COCO's file; else its place in the set.
+      height: H.
+      width: W.
+      boxes: float32 (n, 4), x1 y1 x2 y2, within the image and of some area.
+      classes: int32 (n,).
+      difficult: bool (n,), of VOC: need not be found.
+      crowd: bool (n,), of COCO: several objects in one box, no example for training.
+      ids: int64 (n,), of COCO's annotations; else 0 to n - 1.
+      shapes: n outlines, each None where there is none; () where the set has none.
+      keypoints: float32 (n, K, 3), x, y and COCO's visibility (0 not labelled, 1 hidden, 2 seen).
+    """
+
+    path: str
+    name: str
+    number: int
+    height: int
+    width: int
+    boxes: np.ndarray
+    classes: np.ndarray
+    difficult: np.ndarray
+    crowd: np.ndarray
+    ids: np.ndarray
+    shapes: tuple[Shape | None, ...]
+    keypoints: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def pixels(self, max_pixels: int) -> np.ndarray:
+        """The image, uint8 (H, W, 3); EXIF's orientation is ignored, as everywhere here.
+
+        Raises:
+          BadImage: it cannot be read, or has another size than its annotation says.
+          StorageError: the machine is to blame, and remains so.
+        """
+        read = lambda: listing.read_file(self.path)  # noqa: E731
+        try:
+            data = files.retrying(f"reading {self.name}", read, files.is_trouble)
+            decoding.read_header(data, max_pixels)
+            image = decoding.decode(data)
+        except StorageError:
+            raise  # not the image's fault
+        except (BadImage, OSError) as error:
+            raise BadImage(f"{self.name}: {error}") from error
+        if image.shape[:2] != (self.height, self.width):
+            raise BadImage(
+                f"{self.name} has {image.shape[1]} x {image.shape[0]} pixels; its annotation says "
+                f"{self.width} x {self.height}"
+            )
+        return image
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnnotatedSet:
+    """Annotated images of one split.
+
+    Attributes:
+      name: what logs and errors call the set.
+      images: N of them.
+      class_names: of the classes' numbers.
+      category_ids: the numbers that COCO's file has for the classes; () of other sets.
+      keypoint_names: K of them.
+      file: COCO's file of annotations; "" of other sets.
+      understood: what is said of it at the start.
+    """
+
+    name: str
+    images: tuple[Annotated, ...]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...] = ()
+    keypoint_names: tuple[str, ...] = ()
+    file: str = ""
+    understood: Understood = dataclasses.field(default_factory=Understood)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def item_name(self, index: int) -> str:
+        """What logs and errors call an image."""
+        return self.images[index].name
+
+    def for_training(self) -> Self:
+        """Without crowds, and without images on which nothing else is; detectron2's choice.
+
+        Raises:
+          InputError: nothing is left.
+        """
+        images = tuple(_take(image, ~image.crowd) for image in self.images)
+        images = tuple(image for image in images if len(image))
+        if not images:
+            raise InputError(f"{self.name}: none of {len(self)} images has an object to learn from")
+        if fewer := len(self) - len(images):
+            log.info("%s: %d images without an object are not trained on", self.name, fewer)
+        return dataclasses.replace(self, images=images)
+
+    def mirrored_keypoints(self) -> np.ndarray:
+        """Which keypoint each becomes in a mirror, int64 (K,): left_eye is right_eye and so on."""
+        names = list(self.keypoint_names)
+        return np.array([_other_side(names, i) for i in range(len(names))], np.int64)
+
+
+def _take(image: Annotated, which: np.ndarray) -> Annotated:
+    """Some of the objects."""
+    if which.all():
+        return image
+    columns = ("boxes", "classes", "difficult", "crowd", "ids", "keypoints")
+    shapes = tuple(shape for shape, yes in zip(image.shapes, which.tolist()) if yes)
+    taken = {name: getattr(image, name)[which] for name in columns}
+    return dataclasses.replace(image, shapes=shapes, **taken)
+
+
+def _other_side(names: list[str], i: int) -> int:
+    sides = {"left": "right", "right": "left"}
+    other = re.sub("left|right", lambda found: sides[found[0]], names[i])
+    if other not in names:
+        raise InputError(f"keypoint {names[i]!r} has no {other!r}, which it becomes in a mirror")
+    return names.index(other)
+
+
+class AnnotatedSplits(NamedTuple):
+    """The parts of a data set; `test` is None where there is none."""
+
+    train: AnnotatedSet
+    test: AnnotatedSet | None
+
+
+def open_annotated(spec: str) -> AnnotatedSplits:
+    """Opens annotated images, and says in the log what was understood of them.
+
+    Args:
+      spec: `voc:PATH`, several joined by a comma (`voc:VOC2007,VOC2012`), or
+        `coco:ANNOTATIONS.json:IMAGES`, whose one split is called `train` here.
+
+    Raises:
+      InputError: for an unknown kind, or annotations that are not as they should be.
+      MissingError: for a path that does not exist.
+      StorageError: files cannot be read, again and again.
+    """
+    kind, _, where = spec.partition(":")
+    forms = {form.partition(":")[0]: form for form in OPENERS}
+    form = forms[config.choose("detection's data", kind, forms)]
+    if not where.strip():
+        raise InputError(f"detection's data {spec!r}: expected {form!r}")
+    splits = pkgutil.resolve_name(OPENERS[form])(where)
+    log.info("Data: %s", splits.train.name)
+    understood = (part and part.understood for part in splits)
+    for heading, text in summary.facts(*understood).items():
+        log.info("  %s: %s", heading, text)
+    return splits

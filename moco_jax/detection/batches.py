@@ -1,0 +1,174 @@
+"""Batches of annotated images, in an order and with a chance that seed and step alone decide.
+
+B images of a batch, b this host's share of them, N images of the set
+
+A batch has b rows of each value of `framing.onto_canvas`, and `index` and `epoch`, int32 (b,). An
+evaluation batch has a `mask`, bool (b,), in place of the epoch: False on padding.
+"""
+
+import collections
+import concurrent.futures
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from moco_jax.data import loader, pipeline, workers
+from moco_jax.data.loader import Batch, Loaded, Rows
+from moco_jax.data.prefetch import Prefetcher
+from moco_jax.detection.annotated import Annotated, AnnotatedSet
+from moco_jax.detection.framing import Drawn, Framing, draw, onto_canvas
+from moco_jax.errors import BadImage, InputError
+
+_AHEAD = 2  # batches in work at a time, so that no thread waits for the slowest of a batch
+Example = dict[str, np.ndarray]
+Load = Callable[[int, int], tuple[Loaded, Example]]
+Put = Callable[[Batch], Batch]
+
+
+def train_batches(
+    source: AnnotatedSet,
+    framing: Framing,
+    data: ConfigDict,
+    seed: int,
+    start_step: int = 0,
+    *,
+    host: int = 0,
+    hosts: int = 1,
+    put: Put | None = None,
+) -> Prefetcher:
+    """The endless stream of training batches from `start_step` on.
+
+    Sample g = step * B + i is image `sample_order(seed, g // N, N)[g % N]`, its size and mirror
+    are drawn from (seed, epoch, index): as in `pipeline.train_batches`, whatever the hosts and
+    threads, and wherever the stream starts. An image that cannot be read gives way to the next.
+
+    Args:
+      source: images, each with an object (`for_training`).
+      framing: how they come onto canvases.
+      data: `config.data`: batch_size, threads, prefetch, max_pixels, max_bad_share.
+      seed: at least 0.
+      start_step: first step to give; its cost does not depend on it.
+      host: this host; it makes rows [host * b, (host + 1) * b) of each batch.
+      hosts: how many there are; divides B.
+      put: transfers a batch to the devices, in the prefetching thread.
+
+    Raises:
+      InputError: B is not divisible by the hosts, or an image has too many objects.
+      BadImage: from the iterator, when more than `data.max_bad_share` cannot be read.
+    """
+    framing.checked(source)
+    mine = pipeline.share(data.batch_size, host, hosts)
+    rows = pipeline.train_rows(len(source), seed, start_step, data.batch_size, mine)
+    chance = functools.partial(draw, framing, seed)
+    load = functools.partial(_load_some, source, framing, data.max_pixels, chance)
+    return Prefetcher(_batches(source, rows, load, data), data.prefetch, put)
+
+
+def eval_batches(
+    source: AnnotatedSet,
+    framing: Framing,
+    data: ConfigDict,
+    *,
+    host: int = 0,
+    hosts: int = 1,
+    put: Put | None = None,
+) -> Prefetcher:
+    """All images in order, once; the last batch of `data.eval_batch_size` is padded.
+
+    An image that cannot be read becomes padding. For the arguments see `train_batches`.
+
+    Raises:
+      InputError: the framing leaves something to chance, or see `train_batches`.
+    """
+    if len(framing.sides) > 1 or framing.mirrored:
+        raise InputError(f"{framing}: expected one short side and no mirror for evaluation")
+    framing.checked(source)
+    mine = pipeline.share(data.eval_batch_size, host, hosts)
+    rows = pipeline.eval_rows(np.arange(len(source)), data.eval_batch_size, mine)
+    load = functools.partial(_load_one, source, framing, data.max_pixels)
+    return Prefetcher(_masked(_batches(source, rows, load, data)), data.prefetch, put)
+
+
+def _batches(
+    source: AnnotatedSet, plan: Iterator[Rows], load: Load, data: ConfigDict
+) -> Iterator[Batch]:
+    """Loads each batch, while the next ones are already in work."""
+    tally, pending = loader.Tally(source, data.max_bad_share), collections.deque()
+    threads, _ = workers.layout(data.threads, 1)
+    pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for rows in plan:
+            numbers = zip(rows.index.tolist(), rows.epoch.tolist())
+            pending.append((rows, [pool.submit(load, *pair) for pair in numbers]))
+            if len(pending) > _AHEAD:
+                yield _finish(tally, *pending.popleft())
+        while pending:
+            yield _finish(tally, *pending.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _finish(tally: loader.Tally, rows: Rows, jobs: list[concurrent.futures.Future]) -> Batch:
+    loaded, examples = zip(*(job.result() for job in jobs))
+    tally.count(list(loaded))
+    batch = {name: np.stack([one[name] for one in examples]) for name in examples[0]}
+    index = np.array([row.index for row in loaded], np.int32)
+    return batch | {"index": index, "epoch": rows.epoch.astype(np.int32)}
+
+
+def _masked(batches: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        del batch["epoch"]
+        yield batch | {"mask": batch["index"] >= 0}
+
+
+def _load_some(
+    source: AnnotatedSet,
+    framing: Framing,
+    max_pixels: int,
+    chance: Callable[[int, int], Drawn],
+    index: int,
+    epoch: int,
+) -> tuple[Loaded, Example]:
+    """Training's image, or the next that can be read."""
+    unreadable = []
+    for used in (i % len(source) for i in range(index, index + loader.IN_A_ROW)):
+        try:
+            example = _load(source, framing, max_pixels, used, chance(epoch, used))
+            return Loaded(used, -1, tuple(unreadable)), example
+        except BadImage as error:
+            unreadable.append(str(error))
+    raise BadImage(f"{loader.IN_A_ROW} images in a row cannot be read, the first: {unreadable[0]}")
+
+
+def _load_one(
+    source: AnnotatedSet, framing: Framing, max_pixels: int, index: int, _: int
+) -> tuple[Loaded, Example]:
+    """Evaluation's image; padding where there is none, or it cannot be read."""
+    unreadable = ()
+    if index >= 0:
+        try:
+            drawn = Drawn(framing.sides[0], False)
+            return Loaded(index, -1), _load(source, framing, max_pixels, index, drawn)
+        except BadImage as error:
+            unreadable = (str(error),)
+    return Loaded(-1, -1, unreadable), _blank(framing, len(source.keypoint_names))
+
+
+def _load(
+    source: AnnotatedSet, framing: Framing, max_pixels: int, index: int, drawn: Drawn
+) -> Example:
+    image = source.images[index]
+    mirrored = source.mirrored_keypoints() if drawn.mirror else ()
+    return onto_canvas(image.pixels(max_pixels), image, framing, drawn, mirrored)
+
+
+def _blank(framing: Framing, keypoints: int) -> Example:
+    """A row of padding: an image of one black pixel without objects."""
+    no, none = np.zeros(0, np.int32), np.zeros(0, bool)
+    boxes, points = np.zeros((0, 4), np.float32), np.zeros((0, keypoints, 3), np.float32)
+    image = Annotated("", "", -1, 1, 1, boxes, no, none, none, no, (), points)
+    drawn = Drawn(framing.sides[0], False)
+    return onto_canvas(np.zeros((1, 1, 3), np.uint8), image, framing, drawn, ())

@@ -1,0 +1,177 @@
+"""Pascal VOC's annotations: an XML file for each image; `voc:PATH`, several joined by a comma.
+
+n objects of an image
+
+The image's own size and the file's own name count, not what the XML says of them: it is often from
+another machine, or of the image before it was made smaller.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from moco_jax import files
+from moco_jax.data import decoding, listing, summary
+from moco_jax.data.patience import for_each
+from moco_jax.data.summary import LeftOut, Understood
+from moco_jax.detection import voc_layout, xmlfile
+from moco_jax.detection.annotated import Annotated, AnnotatedSet, AnnotatedSplits
+from moco_jax.detection.corners import Account, mend
+from moco_jax.detection.voc_layout import Folder
+from moco_jax.errors import BadImage, InputError
+
+_READERS = 16  # files at a time: on a network, reading is waiting
+_HEAD = 1 << 16  # bytes of an image in which its size is to be found, mostly
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_FIRST = 1  # the number of the first pixel
+_MAX_PIXELS = 100_000_000
+
+NO_IMAGE, NO_ANNOTATION = "annotations without an image", "images without an annotation"
+UNREADABLE, NO_BOX = "images that cannot be read", "objects without a name or a box"
+
+
+class _Read(NamedTuple):
+    """What is in one image's files; the size is None where the image cannot be read."""
+
+    key: str
+    path: str
+    size: tuple[int, int] | None
+    names: list[str]
+    boxes: np.ndarray
+    difficult: np.ndarray
+    without: int
+
+
+def open_voc(where: str) -> AnnotatedSplits:
+    """Opens `voc:PATH` or `voc:PATH,PATH`.
+
+    Raises:
+      InputError: a folder is in none of the forms, an XML file is none, or nothing is left.
+      MissingError: a folder does not exist.
+      StorageError: files cannot be read, again and again.
+    """
+    folders = voc_layout.find(where)
+    trains, tests, said = voc_layout.split(folders)
+    parts = [_read_part(folders, keys) for keys in (trains, tests)]
+    names = tuple(sorted({name for found, _ in parts for read in found for name in read.names}))
+    train, test = (_set(where, found, account, names) for found, account in parts)
+    if not train.images:
+        left = train.understood.left_out
+        raise InputError(f"voc:{where}: no annotated image is left; {LeftOut(left)}")
+    train = _noting(train, f"voc: {said}")
+    return AnnotatedSplits(train, test if any(tests) else None)
+
+
+def _noting(part: AnnotatedSet, note: str) -> AnnotatedSet:
+    return dataclasses.replace(part, understood=part.understood.noting(note))
+
+
+def _read_part(
+    folders: Sequence[Folder], keys: Iterable[Sequence[str]]
+) -> tuple[list[_Read], Account]:
+    """Reads a split of each folder."""
+    account, found = Account(LeftOut(), LeftOut()), []
+    for folder, wanted in zip(folders, keys):
+        account.left_out.add(folder.left_out)
+        there = []
+        for key in wanted:
+            if key not in folder.annotations:
+                account.left_out.note(NO_ANNOTATION, key)
+            elif key not in folder.images:
+                account.left_out.note(NO_IMAGE, key)
+            else:
+                there.append(key)
+        found += for_each(functools.partial(_read, folder), there, _READERS)
+    return found, account
+
+
+def _read(folder: Folder, key: str) -> _Read:
+    file = folder.annotations[key]
+    data = files.retrying(f"reading {file}", lambda: listing.read_file(file), files.is_trouble)
+    root = xmlfile.parse(data, file)
+    objects = [(_text(o, "name"), o.find("bndbox"), o) for o in root.findall("object")]
+    used = [(name, _corners(box, file), o) for name, box, o in objects if name and box is not None]
+    return _Read(
+        key=key,
+        path=folder.images[key],
+        size=_size(folder.images[key]),
+        names=[name for name, _, _ in used],
+        boxes=np.array([box for _, box, _ in used], np.float64).reshape(-1, 4),
+        difficult=np.array([_text(o, "difficult") == "1" for _, _, o in used], bool),
+        without=len(objects) - len(used),
+    )
+
+
+def _text(element: Element, tag: str) -> str:
+    return (element.findtext(tag) or "").strip()
+
+
+def _corners(box: Element, file: str) -> list[float]:
+    texts = [_text(box, side) for side in _SIDES]
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise InputError(f"{file}: a box of {texts}; expected four numbers") from None
+
+
+def _size(path: str) -> tuple[int, int] | None:
+    """Height and width of an image, from its first bytes where they say it."""
+    with contextlib.suppress(BadImage, OSError), open(path, "rb") as file:
+        return decoding.read_header(file.read(_HEAD), _MAX_PIXELS)[:2]
+    read = lambda: listing.read_file(path)  # noqa: E731
+    data = files.retrying(f"reading {path}", read, files.is_trouble)
+    with contextlib.suppress(BadImage):
+        return decoding.read_header(data, _MAX_PIXELS)[:2]
+    return None
+
+
+def _set(
+    where: str, found: Sequence[_Read], account: Account, names: tuple[str, ...]
+) -> AnnotatedSet:
+    images = []
+    for read in found:
+        if read.size is None:
+            account.left_out.note(UNREADABLE, read.key)
+            continue
+        if read.without:
+            account.left_out.note(NO_BOX, read.key, read.without)
+        images.append(_annotated(read, len(images), account, names))
+    numbers = np.concatenate([image.classes for image in images] or [np.zeros(0, np.int32)])
+    counts = dict(zip(names, np.bincount(numbers, minlength=len(names)).tolist()))
+    understood = Understood(
+        place=f"voc:{where}",
+        images=len(images),
+        kinds=summary.kinds_of(image.path for image in images),
+        labels="boxes in XML",
+        unlabelled=sum(not len(image) for image in images),
+        classes=counts,
+        left_out=account.left_out,
+        notes=(f"mended: {account.mended}",) if account.mended else (),
+    )
+    return AnnotatedSet(f"voc:{where}", tuple(images), names, understood=understood)
+
+
+def _annotated(read: _Read, number: int, account: Account, names: tuple[str, ...]) -> Annotated:
+    height, width = read.size
+    boxes, kept = mend(read.boxes, height, width, _FIRST, account, read.key)
+    classes = np.array([names.index(name) for name in read.names], np.int32)
+    return Annotated(
+        path=read.path,
+        name=os.path.basename(read.path),
+        number=number,
+        height=height,
+        width=width,
+        boxes=boxes,
+        classes=classes[kept],
+        difficult=read.difficult[kept],
+        crowd=np.zeros(len(kept), bool),
+        ids=np.arange(len(kept)),
+        shapes=(),
+        keypoints=np.zeros((len(kept), 0, 3), np.float32),
+    )
