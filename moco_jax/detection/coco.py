@@ -21,6 +21,7 @@ from moco_jax.detection.corners import Account, mend
 from moco_jax.errors import InputError
 
 _MAX_PIXELS = 100_000_000
+_MOST = 1 << 63  # of numbers
 NO_IMAGE, NOT_LISTED = "images without a file", "annotations of no image"
 NOT_ANNOTATED = "files without an entry"
 NO_CLASS, NO_BOX = "annotations of no category", "annotations without a box"
@@ -40,6 +41,8 @@ def open_coco(where: str) -> AnnotatedSplits:
     if not colon or "," in where:
         raise InputError(f"coco:{where}: expected coco:ANNOTATIONS.json:IMAGES, one of each")
     file, folder = (str(existing(str(places.local("coco", path)))) for path in (file, folder))
+    if os.path.isdir(file) or not os.path.isdir(folder):
+        raise InputError(f"coco:{where}: expected a file and a folder")
     content = load(file)
     account = Account(LeftOut(), LeftOut())
     categories = sorted(content["categories"], key=lambda category: category["id"])
@@ -74,8 +77,10 @@ def load(file: str) -> dict[str, Any]:
 
 
 def _check_numbers(file: str, part: str, numbers: Sequence[Any]) -> None:
-    if odd := [number for number in numbers if type(number) is not int]:
-        raise InputError(f"{file}: a number of {part} is {odd[0]!r}; expected an integer")
+    if odd := [n for n in numbers if type(n) is not int or not 0 <= n < _MOST]:
+        raise InputError(
+            f"{file}: a number of {part} is {str(odd[0])[:20]!r}; expected an integer from 0 on"
+        )
     if len(set(numbers)) < len(numbers):
         number, _ = collections.Counter(numbers).most_common(1)[0]
         raise InputError(f"{file}: two {part} have the number {number}")
@@ -202,7 +207,10 @@ def keypoint_names(file: str, categories: Sequence[Mapping[str, Any]]) -> tuple[
     Raises:
       InputError: the categories have different ones.
     """
-    found = {tuple(map(str, category.get("keypoints") or ())) for category in categories} - {()}
+    given = [category.get("keypoints") or [] for category in categories]
+    if not all(isinstance(names, list) for names in given):
+        raise InputError(f"{file}: keypoints of a category are no list of names")
+    found = {tuple(map(str, names)) for names in given} - {()}
     if len(found) > 1:
         raise InputError(f"{file}: its categories have different keypoints; expected the same ones")
     return found.pop() if found else ()

@@ -14,6 +14,7 @@ from moco_jax.errors import InputError
 from moco_jax.extras import extra
 
 BOX_SIDE = 112  # four bits for each of the 28 of Mask R-CNN's targets, along either side
+_LONG = 100  # sides of its box that a polygon may reach past it, as well
 _FAR = 2  # images that an outline may reach past the border: drawing takes memory for its length
 
 
@@ -63,7 +64,7 @@ def read_shape(given: Any, height: int, width: int) -> Shape | None:
 def _read_polygon(part: Any, side: int) -> np.ndarray:
     try:
         corners = np.array(part, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError("a polygon of what are no numbers") from None
     if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2:
         raise InputError(f"a polygon of {np.size(corners)} numbers; expected x and y of 3 or more")
@@ -132,8 +133,8 @@ def encode(bits: np.ndarray) -> dict[str, Any]:
 def in_box(shape: Shape, box: np.ndarray, side: int = BOX_SIDE) -> np.ndarray:
     """The bits within a box, the box stretched to a square.
 
-    Polygons are drawn at that size, as detectron2 does; of run lengths a bit is 1 where at least
-    half of what it covers is.
+    Polygons are drawn at that size, as detectron2 does, unless the box is a speck of theirs; of
+    that, and of run lengths, a bit is 1 where at least half of what it covers is.
 
     Args:
       shape: the outline.
@@ -144,20 +145,25 @@ def in_box(shape: Shape, box: np.ndarray, side: int = BOX_SIDE) -> np.ndarray:
       bool (S, S).
     """
     corner, scale = box[:2].astype(np.float64), side / (box[2:] - box[:2]).astype(np.float64)
+    width, height = np.ceil(box[2:]).astype(int).tolist()
     if isinstance(shape, Polygons):
-        place = lambda part: ((part.reshape(-1, 2) - corner) * scale).ravel()  # noqa: E731
-        return whole(Polygons(tuple(map(place, shape.parts))), side, side)
-    bits = whole(shape, shape.height, shape.width).astype(np.float32)
-    across, down = (_weights(box[i::2], bits.shape[1 - i], side) for i in (0, 1))
-    return down @ bits @ across.T >= 0.5 - 1e-5
+        parts = [(part.reshape(-1, 2) - corner) * scale for part in shape.parts]
+        if max(np.abs(part).max() for part in parts) < _LONG * side:
+            return whole(Polygons(tuple(part.ravel() for part in parts)), side, side)
+    else:
+        width, height = shape.width, shape.height
+    bits = whole(shape, height, width)
+    sums = _sums(_sums(bits, box[1::2], side).T, box[::2], side).T
+    return sums * scale.prod() >= 0.5 - 1e-9
 
 
-def _weights(ends: np.ndarray, size: int, side: int) -> np.ndarray:
-    """Shares of a line's pixels in each part between its ends, float32 (side, size)."""
-    edges = np.linspace(*ends.astype(np.float64), side + 1)[:, None]
-    pixels = np.arange(size + 1)
-    covered = np.minimum(edges[1:], pixels[1:]) - np.maximum(edges[:-1], pixels[:-1])
-    return (np.clip(covered, 0, None) * side / (ends[1] - ends[0])).astype(np.float32)
+def _sums(rows: np.ndarray, ends: np.ndarray, side: int) -> np.ndarray:
+    """Sums of rows (H, M) over equal parts between two ends, shares of a row counted: (side, M)."""
+    total = np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(rows, 0, np.float64)])
+    edges = np.linspace(*ends.astype(np.float64), side + 1)
+    at = np.minimum(edges.astype(np.int64), len(rows) - 1)
+    share = (edges - at)[:, None]
+    return np.diff(total[at] * (1 - share) + total[at + 1] * share, axis=0)
 
 
 def all_in_boxes(shapes: Sequence[Shape | None], boxes: np.ndarray) -> np.ndarray:

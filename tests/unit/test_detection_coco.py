@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from moco_jax.detection import masks
+from moco_jax.detection import coco_ap, masks
 from moco_jax.detection.annotated import open_annotated
-from moco_jax.errors import InputError, MissingError
+from moco_jax.detection.detections import Detections
+from moco_jax.errors import InputError, MissingError, WrongInputError
 from tests import annotations
 
 CONTENT = {
@@ -120,6 +121,8 @@ def test_images_and_files_without_each_other_are_said_by_name(tmp_path, caplog):
         (changed("annotations", 0, keypoints=[1, 2, 2]), "another number than 3"),
         (changed("annotations", 0, keypoints=["1"] * 9), "keypoints that are no numbers"),
         (changed("categories", 1, keypoints=["tail"]), "different keypoints"),
+        (changed("categories", 1, keypoints=5), "no list of names"),
+        (changed("annotations", 0, id=1 << 63), "expected an integer from 0 on"),
     ],
 )
 def test_hostile_and_broken_files_are_refused(content, message, tmp_path):
@@ -136,6 +139,8 @@ def test_hostile_and_broken_files_are_refused(content, message, tmp_path):
         ("{0}/file.json", InputError, "expected coco:ANNOTATIONS.json:IMAGES"),
         ("{0}/fill.json:{0}/images", MissingError, "did you mean '.*file.json'"),
         ("{0}/file.json:{0}/imags", MissingError, "did you mean '.*images'"),
+        ("{0}:{0}/images", InputError, "expected a file and a folder"),
+        ("{0}/file.json:{0}/file.json", InputError, "expected a file and a folder"),
     ],
 )
 def test_what_is_named_must_be_there(where, error, message, tmp_path):
@@ -148,3 +153,56 @@ def test_a_keypoint_without_its_mirror_is_named(tmp_path):
     content = changed("categories", 0, keypoints=["nose", "left_eye", "mouth"])
     with pytest.raises(InputError, match="'left_eye' has no 'right_eye'"):
         opened(tmp_path, content).mirrored_keypoints()
+
+
+ODD = (
+    None,
+    "x",
+    "",
+    [],
+    {},
+    [[]],
+    [[1] * 6],
+    [None] * 4,
+    10**400,
+    -1,
+    0,
+    1e308,
+    float("nan"),
+    True,
+)
+FIELDS = [
+    (part, field)
+    for part, fields in {
+        "images": ("id", "file_name", "height", "width"),
+        "categories": ("id", "name", "keypoints"),
+        "annotations": (
+            *("id", "image_id", "category_id", "bbox", "iscrowd", "segmentation", "keypoints"),
+            "area",
+        ),
+    }.items()
+    for field in fields
+]
+
+
+@pytest.mark.parametrize(("part", "field"), FIELDS)
+def test_whatever_stands_in_a_field_it_is_read_or_refused(part, field, tmp_path):
+    """And what was read can be evaluated and drawn."""
+    annotations.coco(tmp_path, CONTENT)
+    one = np.array([[1, 2, 9, 9]], float), np.ones(1), np.zeros(1, int)
+    bits = {size: masks.encode(np.ones(size, bool)) for size in ((40, 60), (20, 30))}
+    for value in ODD:
+        (tmp_path / "file.json").write_text(json.dumps(changed(part, 0, **{field: value})))
+        try:
+            data = open_annotated(f"coco:{tmp_path}/file.json:{tmp_path}/images").train
+        except WrongInputError:
+            continue
+        points = len(data.keypoint_names)
+        found = [
+            Detections(*one, (bits[image.height, image.width],), np.zeros((1, points, 3)))
+            for image in data.images
+        ]
+        kind = {"segmentation": "masks", "keypoints": "keypoints"}.get(field, "boxes")
+        coco_ap.evaluate(data, found, kind, spreads=(0.1,) * points)
+        for image in data.images:
+            masks.all_in_boxes(image.shapes, image.boxes)

@@ -152,6 +152,8 @@ def test_an_image_that_cannot_be_read_gives_way_or_is_padding(tmp_path, caplog):
     found = take(batches.train_batches(data, TRAINING, options(), 0), 2)
     wanted = np.where((order == 2) | (order == 3), 4, order)[:8]
     np.testing.assert_array_equal(np.concatenate([b["index"] for b in found]), wanted)
+    sides = [framing.draw(TRAINING, 0, 0, i).side for i in wanted.tolist()]
+    assert np.concatenate([b["size"] for b in found]).min(1).tolist() == sides
     assert "skipped an image that cannot be read: c.jpg" in caplog.text
     shown = take(batches.eval_batches(data, TESTING, options()), 3)
     assert np.concatenate([b["index"] for b in shown]).tolist() == [

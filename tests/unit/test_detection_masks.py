@@ -68,6 +68,9 @@ def test_polygons_in_a_box():
     sure = np.abs(across + down - 1) > 0.02
     np.testing.assert_array_equal(bits[sure], (across + down < 1)[sure])
     assert masks.in_box(shape, np.array([20, 12, 25, 14], np.float32)).all()
+    # Of a speck of it: not drawn as large as a town.
+    assert masks.in_box(shape, np.array([20, 12, 20.0001, 12.0001], np.float32)).all()
+    assert not masks.in_box(shape, np.array([49, 29, 49.0001, 29.0001], np.float32)).any()
 
 
 def test_objects_without_an_outline_have_no_bits():

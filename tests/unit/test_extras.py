@@ -6,18 +6,20 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from packaging import requirements
 
 from moco_jax import extras, files, report
 from moco_jax.data.source import open_source
+from moco_jax.detection import masks
 from moco_jax.evals import featurefile
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parents[2]
 HEAVY = (
-    "array_record", "datasets", "gcsfs", "jinja2", "plotly", "pyarrow", "s3fs", "sklearn",
-    "tensorboardX", "tensorflow_datasets", "torch",
+    "array_record", "datasets", "gcsfs", "jinja2", "plotly", "pyarrow", "pycocotools", "s3fs",
+    "sklearn", "tensorboardX", "tensorflow_datasets", "torch",
 )  # fmt: skip
 
 
@@ -40,6 +42,10 @@ def a_report(path):
     report.write(runs.write_run(path / "run"))
 
 
+def a_mask(path):
+    masks.encode(np.ones((2, 2), bool))
+
+
 def a_parquet_file(path):
     featurefile.check_out(path / "features.parquet")
 
@@ -49,6 +55,7 @@ def a_parquet_file(path):
     [
         ("plotly", "report.page", a_report, r"report.html needs .*'plotly.*: pip install"),
         ("jinja2", "report.page", a_report, r"needs the library 'jinja2': pip install"),
+        ("pycocotools", "", a_mask, r"masks of objects needs .*'pycocotools': pip .*(detec|coco)"),
         ("pyarrow", "", a_parquet_file, r"parquet needs .*'pyarrow': .*pip install 'pyarrow"),
         (
             "tensorflow_datasets", "data.tfds", lambda _: open_source("tfds:mnist"),
