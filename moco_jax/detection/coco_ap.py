@@ -85,7 +85,8 @@ def _truth(data: AnnotatedSet, kind: str) -> dict[str, Any]:
         for image in data.images
         for i, number in enumerate(image.ids.tolist())
     ]
-    return {"images": images, "categories": content["categories"], "annotations": entries}
+    entries = {"annotations": entries, "info": {}}  # which an older library asks for
+    return {"images": images, "categories": content["categories"]} | entries
 
 
 def _entry(image: Annotated, i: int, given: dict[str, Any], kind: str) -> dict[str, Any]:

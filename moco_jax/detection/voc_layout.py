@@ -123,6 +123,8 @@ def split(folders: Sequence[Folder]) -> tuple[list[tuple[str, ...]], list[tuple[
         test = TEST if tested else VALIDATION if used == TRAIN else ""
         trains.append(lists[used] if used else everything)
         tests.append(lists.get(test, ()))
-        said.append(f"{name} trains by {used or 'all of it'}"
-                    + (f", tests by {test}" if test in lists else ""))  # fmt: skip
-    return trains, tests, "; ".join(said)
+        said.append(f"{name} trains by {used or 'all of it'}")
+        said += [f"tests by {test}"] * (test in lists)
+        # Of `trainval` the others are parts.
+        said += ["val is not used"] * (used == TRAIN and test == TEST and VALIDATION in lists)
+    return trains, tests, ", ".join(said)

@@ -45,7 +45,8 @@ def a_file(root, seed):
     categories = [{"id": i, "name": f"c{i}", "keypoints": PEOPLE} for i in (11, 2, 5)]
     numbers = rng.choice([9, 4], 8).tolist()  # the third image has none
     some = [an_annotation(rng, i, image) for i, image in enumerate(numbers)]
-    return annotations.coco(root, {"images": images, "categories": categories, "annotations": some})
+    content = {"images": images, "categories": categories, "annotations": some, "info": {}}
+    return annotations.coco(root, content)
 
 
 def answers(rng, content):

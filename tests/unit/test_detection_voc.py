@@ -35,22 +35,29 @@ def listed(**lists):
 
 
 @pytest.mark.parametrize(
-    ("make", "train", "test"),
+    ("make", "train", "test", "said"),
     [
-        (two_folders, "abc", None),
-        (one_folder, "abc", None),
-        (three_folders, "abc", "f"),
-        (listed(), "abcdef", None),
-        (listed(train="ab", val="c", trainval="abc", test="de"), "abc", "de"),
-        (listed(train="ab", val="c", trainval="abc"), "ab", "c"),
-        (listed(trainval="ba"), "ba", None),
+        (two_folders, "abc", None, "trains by all of it"),
+        (one_folder, "abc", None, "trains by all of it"),
+        (three_folders, "abc", "f", "trains by train, tests by test, val is not used"),
+        (listed(), "abcdef", None, "trains by all of it"),
+        (
+            listed(train="ab", val="c", trainval="abc", test="de"),
+            "abc",
+            "de",
+            "by trainval, tests by test",
+        ),
+        (listed(train="ab", val="c", trainval="abc"), "ab", "c", "trains by train, tests by val"),
+        (listed(trainval="ba"), "ba", None, "trains by trainval"),
     ],
 )
-def test_where_files_lie_and_which_split_they_are(make, train, test, tmp_path):
+def test_where_files_lie_and_which_split_they_are(make, train, test, said, tmp_path, caplog):
+    caplog.set_level("INFO")
     make(tmp_path)
     splits = open_annotated(f"voc:{tmp_path}")
     assert names(splits.train) == list(train)
     assert names(splits.test) == (test and list(test))
+    assert any(line.endswith(said) for line in caplog.messages)
     image = splits.train.images[0]
     # The image's own size, not what the XML says; pixels from 1 on, both ends belonging to a box.
     assert (image.height, image.width) == image.pixels(10**6).shape[:2] == (40, 60)
@@ -194,6 +201,16 @@ def test_an_image_that_changed_is_named(tmp_path):
         images[0].pixels(10**6)
     with pytest.raises(BadImage, match=r"b.jpg: .*No such file"):
         images[1].pixels(10**6)
+
+
+def test_a_size_behind_much_else_is_found(tmp_path):
+    """Cameras put previews and profiles before it, up to 64 kB each."""
+    annotations.voc(tmp_path, "a")
+    file = tmp_path / "JPEGImages" / "a.jpg"
+    begin, end = file.read_bytes()[:2], file.read_bytes()[2:]
+    file.write_bytes(begin + (b"\xff\xe5\xff\xff" + bytes(65533)) * 2 + end)
+    (image,) = open_annotated(f"voc:{tmp_path}").train.images
+    assert (image.height, image.width) == image.pixels(10**6).shape[:2] == (40, 60)
 
 
 def test_crowds_and_empty_images_are_not_trained_on(tmp_path):
