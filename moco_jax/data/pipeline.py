@@ -236,7 +236,7 @@ def evenly(n: int, limit: int) -> np.ndarray:
 
 
 def share(batch_size: int, host: int, hosts: int) -> slice:
-    """This host's rows of a global batch."""
+    """This host's rows of `batch_size`; InputError where the `hosts` do not divide it."""
     if batch_size % hosts:
         near = max(1, round(batch_size / hosts)) * hosts
         raise InputError(f"a batch of {batch_size} is not divisible by {hosts} hosts; {near} is")
@@ -257,7 +257,7 @@ def train_rows(n: int, seed: int, step: int, batch_size: int, mine: slice) -> It
 
 
 def eval_rows(index: np.ndarray, batch_size: int, mine: slice) -> Iterator[Rows]:
-    """A host's rows of each batch of these images, once; the last one is padded."""
+    """The rows `mine` of each batch of `batch_size`, images `index` in turn; then padding, -1."""
     for start in range(0, len(index), batch_size):
         rows = np.full(batch_size, -1)
         rows[: len(index) - start] = index[start : start + batch_size]

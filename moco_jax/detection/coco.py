@@ -204,6 +204,10 @@ def is_number(value: Any) -> bool:
 def keypoint_names(file: str, categories: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Names of K keypoints; () where no category has any.
 
+    Args:
+      file: whose they are, for errors.
+      categories: of the file.
+
     Raises:
       InputError: the categories have different ones.
     """

@@ -118,6 +118,11 @@ def _empty(data: AnnotatedSet) -> dict[str, Any]:
 def written(data: AnnotatedSet, found: Sequence[Detections], kind: str) -> Iterator[dict[str, Any]]:
     """Detections as COCO's server takes them, as JSON: entries of a list.
 
+    Args:
+      data: N annotated images of COCO's form.
+      found: N detections, in the same order.
+      kind: a key of KINDS.
+
     Raises:
       InputError: a class that the set does not have, or no masks or keypoints where asked for.
     """

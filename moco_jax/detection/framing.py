@@ -67,7 +67,7 @@ class Drawn(NamedTuple):
 
 
 def draw(framing: Framing, seed: int, epoch: int, index: int) -> Drawn:
-    """Draws for an image in an epoch: a pure function of these three."""
+    """What chance says: a pure function of `framing`, `seed`, `epoch` and the image's `index`."""
     side, mirror = host_crop.generator(seed, epoch, index).random(2).tolist()
     return Drawn(framing.sides[int(side * len(framing.sides))], mirror < framing.mirrored)
 
@@ -77,6 +77,12 @@ def resized_shape(framing: Framing, height: int, width: int, side: int) -> tuple
 
     As detectron2's ResizeShortestEdge: the short side as wanted unless the long one is too long
     then; and the canvas bounds both.
+
+    Args:
+      framing: with the canvas and the longest side.
+      height: of the whole image.
+      width: of the whole image.
+      side: that is drawn for the short one.
     """
     longest, (down, across) = max(height, width), framing.canvas
     bounds = (side / min(height, width), framing.longest / longest, down / height, across / width)

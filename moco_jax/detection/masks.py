@@ -50,6 +50,11 @@ def _library() -> Any:
 def read_shape(given: Any, height: int, width: int) -> Shape | None:
     """The outline that COCO's `segmentation` is; None where it has none.
 
+    Args:
+      given: what stands there in the file.
+      height: H.
+      width: W.
+
     Raises:
       InputError: it is none, or not of an image of this size.
     """
@@ -116,7 +121,7 @@ def whole(shape: Shape, height: int, width: int) -> np.ndarray:
 
 
 def encoded(shape: Shape, height: int, width: int) -> dict[str, Any]:
-    """COCO's run lengths, `size` and `counts`."""
+    """COCO's run lengths, `size` and `counts`, of a shape in an image of a height and width."""
     library = _library()
     if isinstance(shape, Runs):
         given = {"size": [shape.height, shape.width], "counts": shape.counts.tolist()}
@@ -167,7 +172,7 @@ def _sums(rows: np.ndarray, ends: np.ndarray, side: int) -> np.ndarray:
 
 
 def all_in_boxes(shapes: Sequence[Shape | None], boxes: np.ndarray) -> np.ndarray:
-    """`in_box` of n objects, bool (n, S, S); all 0 where one has no outline."""
+    """`in_box` of n shapes in their boxes (n, 4), bool (n, S, S); all 0 of one without outline."""
     out = np.zeros((len(boxes), BOX_SIDE, BOX_SIDE), bool)
     for i, shape in enumerate(shapes):
         if shape is not None:

@@ -110,6 +110,9 @@ def split(folders: Sequence[Folder]) -> tuple[list[tuple[str, ...]], list[tuple[
 
     Where one has a test list, all train on `trainval`, or `train` where there is none, and it
     tests: VOC07+12. Else `train` and `val`. A folder without lists is trained on as a whole.
+
+    Raises:
+      InputError: a folder has lists, and none to train on.
     """
     tested = any(TEST in folder.lists for folder in folders)
     first, second = (BOTH, TRAIN) if tested else (TRAIN, BOTH)
