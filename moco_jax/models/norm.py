@@ -45,12 +45,14 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Normalizes x (B, ..., C) to the same shape, of dtype `dtype`.
 
         Args:
           x: values of any float dtype.
           train: normalize by the statistics of x and renew the running ones; else by the latter.
+          mask: (B,) which examples count in the statistics, where some are padding; a group
+            without any leaves its running ones as they are.
 
         Raises:
           InputError: in training, G does not divide B, or a group holds one value per channel.
@@ -60,7 +62,16 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, rows, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, rows, jnp.float32)
         grouped = _split(x, self.groups if train else 1).astype(jnp.float32)
-        if train:
+        if train and mask is not None:
+            kept = _split(mask, self.groups)
+            mean, var, unbiased = _masked_moments(grouped, kept)
+            if not self.is_initializing():
+                some = jnp.any(kept, axis=1)[:, None]
+                renewed = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
+                running_mean.value = jnp.where(some, renewed, running_mean.value)
+                renewed = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
+                running_var.value = jnp.where(some, renewed, running_var.value)
+        elif train:
             mean, var = _moments(grouped)
             if not self.is_initializing():
                 unbiased = var * _bessel(grouped)
@@ -112,6 +123,18 @@ def _moments(grouped: jax.Array) -> tuple[jax.Array, jax.Array]:
     # spares the backward pass one reduction over the whole tensor.
     centered = grouped - jax.lax.stop_gradient(_spread(mean, grouped))
     return mean, jnp.mean(jnp.square(centered), axes)
+
+
+def _masked_moments(grouped: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, biased and unbiased variance, each (G, C), of the examples under a mask (G, B/G)."""
+    axes = tuple(range(1, grouped.ndim - 1))
+    kept = jnp.expand_dims(kept, range(2, grouped.ndim))
+    pixels = grouped.size // (kept.size * grouped.shape[-1])
+    n = pixels * jnp.sum(kept, axes, dtype=jnp.float32)
+    mean = jnp.sum(jnp.where(kept, grouped, 0), axes) / jnp.maximum(n, 1)
+    centered = jnp.where(kept, grouped - jax.lax.stop_gradient(_spread(mean, grouped)), 0)
+    squares = jnp.sum(jnp.square(centered), axes)
+    return mean, squares / jnp.maximum(n, 1), squares / jnp.maximum(n - 1, 1)
 
 
 def _bessel(grouped: jax.Array) -> float:

@@ -97,8 +97,8 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, H, W, C) to (B, H/stride, W/stride, output channels)."""
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """(B, H, W, C) to (B, H/stride, W/stride, output channels); for `mask` see BatchNorm."""
         out = self.features * (EXPANSION if self.bottleneck else 1)
         if self.bottleneck:
             layers = [(self.features, 1, 1), (self.features, 3, self.stride), (out, 1, 1)]
@@ -110,12 +110,12 @@ class Block(nn.Module):
             scale = nn.initializers.constant(float(not (last and self.zero_init_residual)))
             y = _conv(features, size, stride, self.dtype, f"conv{i}")(y)
             y = BatchNorm(self.bn_groups, scale_init=scale, dtype=self.dtype, name=f"bn{i}")(
-                y, train
+                y, train, mask
             )
             y = y if last else nn.relu(y)
         if self.stride != 1 or x.shape[-1] != out:
             x = _conv(out, 1, self.stride, self.dtype, "downsample_conv")(x)
-            x = BatchNorm(self.bn_groups, dtype=self.dtype, name="downsample_bn")(x, train)
+            x = BatchNorm(self.bn_groups, dtype=self.dtype, name="downsample_bn")(x, train, mask)
         return nn.relu(x + y)
 
 
