@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from moco_jax.detection import boxes
-from moco_jax.detection.suppression import suppress
+from moco_jax.detection.suppression import kept_of_sorted
 
 THRESHOLD = 0.7  # IoU above which the worse of two proposals of a map goes
 
@@ -63,5 +63,5 @@ def _of_map(
     found = boxes.decode(deltas[index], anchors[index], boxes.ANCHOR_WEIGHTS)
     found = boxes.clip(found, size)
     mask = boxes.has_area(found) & jnp.isfinite(scores) & jnp.all(jnp.isfinite(found), axis=-1)
-    kept, is_kept = suppress(found, scores, mask, threshold, before)
-    return found[kept], scores[kept], is_kept
+    one_class = jnp.zeros(before, jnp.int32)
+    return found, scores, kept_of_sorted(found, one_class, mask, threshold)

@@ -1,6 +1,6 @@
 """Non-maximum suppression of static shapes.
 
-N boxes, sorted or not; S the boxes of a block.
+N boxes; S the boxes of a block.
 """
 
 from functools import partial
@@ -24,9 +24,7 @@ def suppress(
     """Greedy suppression: a box is kept if no better kept box overlaps it by more than a share.
 
     Exactly torchvision.ops.nms, or batched_nms with `classes`; of equal scores the first box is
-    the better. The greedy choice is the one solution of "kept = no better kept box overlaps".
-    Blocks of sorted boxes are solved in turn, each by putting its kept boxes into that sentence
-    until they stay: as many rounds as the longest chain of boxes that would suppress one another.
+    the better.
 
     Args:
       boxes: (N, 4).
@@ -43,14 +41,30 @@ def suppress(
     if classes is None:
         classes = jnp.zeros(len(boxes), jnp.int32)
     _, order = jax.lax.top_k(jnp.where(mask, scores, -jnp.inf), len(scores))
-    kept = _kept(boxes[order], classes[order], mask[order], threshold)
+    kept = kept_of_sorted(boxes[order], classes[order], mask[order], threshold)
     place = jnp.where(kept, len(kept) - jnp.arange(len(kept)), 0)
     value, rank = jax.lax.top_k(place, min(count, len(kept)))
     return order[rank].astype(jnp.int32), value > 0
 
 
-def _kept(boxes: jax.Array, classes: jax.Array, mask: jax.Array, threshold: float) -> jax.Array:
-    """(N,) which of boxes sorted from best to worst are kept."""
+def kept_of_sorted(
+    boxes: jax.Array, classes: jax.Array, mask: jax.Array, threshold: float
+) -> jax.Array:
+    """Which boxes `suppress` keeps of boxes that lie from best to worst.
+
+    The greedy choice is the one solution of "kept = no better kept box overlaps". Blocks are
+    solved in turn, each by putting its kept boxes into that sentence until they stay: as many
+    rounds as the longest chain of boxes that would suppress one another.
+
+    Args:
+      boxes: (N, 4).
+      classes: (N,) int.
+      mask: (N,) which boxes there are, anywhere among the others.
+      threshold: IoU above which the worse box goes.
+
+    Returns:
+      (N,) bool.
+    """
     n, size = len(boxes), max(min(BLOCK, len(boxes)), 1)
     blocks = max(-(-n // size), 1)
     boxes, classes, mask = (
