@@ -12,29 +12,39 @@ import optax
 from moco_jax.detection import roi_align
 from moco_jax.detection.box_loss import Samples, of_truth, own_class
 
+CHUNK = 16  # masks that are cropped at once
 
-def mask_targets(samples: Samples, masks: jax.Array, cells: int) -> jax.Array:
+
+def mask_targets(samples: Samples, truth: jax.Array, bits: jax.Array, cells: int) -> jax.Array:
     """The true mask within each sample's box, by ROIAlign with 2 x 2 samples of a cell.
 
-    detectron2 takes as many samples as a cell has pixels, and as here the half as threshold.
+    detectron2 takes as many samples of a bitmap as a cell has pixels; as there the threshold is
+    the half. Beyond the true box there is nothing of the object.
 
     Args:
       samples: of one image, (S, ...) each.
-      masks: (G, H, W) bool, on the canvas.
+      truth: (G, 4) the true boxes.
+      bits: (G, H, W) bool, which stretch over the true box.
       cells: P.
 
     Returns:
       (S, P, P) bool.
     """
     product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    framed = jnp.pad(bits, ((0, 0), (1, 1), (1, 1)))
+    height, width = framed.shape[1:]
 
     def crop(box: jax.Array, index: jax.Array) -> jax.Array:
-        mask = masks[index].astype(jnp.float32)
-        down = roi_align.interpolation(box[1], box[3], cells, mask.shape[0])
-        across = roi_align.interpolation(box[0], box[2], cells, mask.shape[1])
+        own = truth[index].reshape(2, 2)
+        side = jnp.where(own[1] > own[0], own[1] - own[0], 1)
+        unit = jnp.array([width - 2, height - 2], jnp.float32) / side
+        start, end = (box.reshape(2, 2) - own[:1]) * unit[None] + 1  # in pixels of `framed`
+        down = roi_align.interpolation(start[1], end[1], cells, height)
+        across = roi_align.interpolation(start[0], end[0], cells, width)
+        mask = framed[index].astype(jnp.float32)
         return product("ph,hw,qw->pq", down, mask, across) >= 0.5
 
-    return jax.lax.map(lambda x: crop(*x), (samples.boxes, samples.index), batch_size=16)
+    return jax.lax.map(lambda x: crop(*x), (samples.boxes, samples.index), batch_size=CHUNK)
 
 
 def mask_loss(

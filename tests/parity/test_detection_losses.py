@@ -155,26 +155,35 @@ def test_box_losses(case):
     )  # fmt: skip
 
 
-def made_masks(rng, count, side=64):
-    """Discs, some of them past the border."""
-    y, x = np.mgrid[:side, :side] + 0.5
-    centers, radii = rng.uniform(0, side, (count, 2)), rng.uniform(4, 30, count)
-    return np.stack([np.hypot(x - a, y - b) < r for (a, b), r in zip(centers, radii)])
+def made_masks(rng, truth, side=80):
+    """Ellipses within true boxes: as bits (12, 16) over each, and on a canvas as large as it gets.
+
+    The boxes are moved to whole pixels and made 12 high and 16 wide, so that both say the same.
+    """
+    truth[..., :2] = np.floor(truth[..., :2]) + 4
+    truth[..., 2:] = truth[..., :2] + [16, 12]
+    y, x = np.mgrid[:12, :16] + 0.5
+    bits = np.hypot((y - 6) / 6, (x - 8) / 8) < rng.uniform(0.5, 1.3, (*truth.shape[:2], 1, 1))
+    whole = np.zeros((*truth.shape[:2], side, side), bool)
+    for mask, own, (left, top, *_) in zip(
+        whole.reshape(-1, side, side), bits.reshape(-1, 12, 16), truth.reshape(-1, 4).astype(int)
+    ):
+        mask[top : top + 12, left : left + 16] = own
+    return bits, whole
 
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_mask_loss(empty, monkeypatch):
-    rng, _, _, classes, *_, found = situation()
+    rng, truth, _, classes, *_, found = situation()
     if empty:
         found = found._replace(foreground=NONE)
-    masks = np.stack([made_masks(rng, 4), made_masks(rng, 4)])
-    run = jax.jit(jax.vmap(lambda s, m: drawing_loss.mask_targets(s, m, 7)))
-    targets = run(found, masks)
-    crop = lambda masks, rois: roi_align(masks, rois, 7)[:, 0] >= 0.5  # noqa: E731
+    bits, masks = made_masks(rng, truth)
+    run = jax.jit(jax.vmap(lambda *a: drawing_loss.mask_targets(*a, 7)))
+    targets = run(found, truth, bits)
 
     def project(masks, found, index, cells):
         rois = torch.cat([index[:, None].double(), found], dim=1)
-        return crop(masks[:, None].double(), rois).double()
+        return (roi_align(masks[:, None].double(), rois, cells)[:, 0] >= 0.5).double()
 
     monkeypatch.setattr(roi_heads, "project_masks_on_boxes", project)
     for i in range(2):
