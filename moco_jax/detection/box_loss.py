@@ -101,7 +101,7 @@ def box_losses(
 
 
 def of_truth(samples: Samples, values: jax.Array) -> jax.Array:
-    """What is known of each sample's true box: (B, S, ...) of values (B, G, ...)."""
+    """What is known of the true box of each of the `samples`: (B, S, ...) of values (B, G, ...)."""
     return jax.vmap(lambda index, rows: rows[index])(samples.index, values)
 
 

@@ -97,7 +97,14 @@ class PyramidDetector(nn.Module):
     def __call__(
         self, images: jax.Array, boxes: jax.Array, mask: jax.Array, train: bool
     ) -> dict[str, Any]:
-        """All outputs for given boxes, by the names of the methods; makes the parameters."""
+        """All outputs for given boxes, by the names of the methods; makes the parameters.
+
+        Args:
+          images: (B, H, W, 3).
+          boxes: (B, R, 4) in pixels of the canvas.
+          mask: (B, R) which are boxes.
+          train: see BatchNorm.
+        """
         maps = self.maps(images, train)
         found = {
             "propose": self.propose(maps),
@@ -180,7 +187,14 @@ class C4Detector(nn.Module):
     def __call__(
         self, images: jax.Array, boxes: jax.Array, mask: jax.Array, train: bool
     ) -> dict[str, Any]:
-        """All outputs for given boxes, by the names of the methods; makes the parameters."""
+        """All outputs for given boxes, by the names of the methods; makes the parameters.
+
+        Args:
+          images: (B, H, W, 3).
+          boxes: (B, R, 4) in pixels of the canvas.
+          mask: (B, R) which are boxes.
+          train: see BatchNorm.
+        """
         maps = self.maps(images, train)
         crops = self.crops(maps, boxes, mask, train)
         found = {"propose": self.propose(maps), "classify": self.classify(crops)}

@@ -88,24 +88,25 @@ def test_forward(monkeypatch):
     net = PyramidDetector(CLASSES, norm=False)
 
     def forward(variables):
-        out = net.apply(variables, x, found, mask, train=False)
-        return net.apply(variables, x, False, method=net.maps), out
+        maps = net.apply(variables, x, False, method=net.maps)
+        proposed = net.apply(variables, maps, method=net.propose)
+        return maps, *proposed, *net.apply(variables, maps, found, mask, False, method=net.classify)
 
     variables = as_ours(model)
     shapes = jax.eval_shape(lambda k: net.init(k, x, found, mask, False), jax.random.key(0))
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
-    maps, out = jax.jit(forward)(variables)
+    maps, our_scores, our_coded, our_classes, our_deltas = jax.jit(forward)(variables)
     their_maps, (scores, coded), (classes, deltas) = torch_outputs(model, x, found, monkeypatch)
     for ours, theirs in zip(maps, their_maps, strict=True):
         assert relative_error(ours, theirs.permute(0, 2, 3, 1)) < 1e-4
-    for ours, theirs in zip(out["propose"][0], scores, strict=True):
+    for ours, theirs in zip(our_scores, scores, strict=True):
         assert relative_error(ours, theirs.permute(0, 2, 3, 1).flatten(1)) < 1e-4
-    for ours, theirs in zip(out["propose"][1], coded, strict=True):
+    for ours, theirs in zip(our_coded, coded, strict=True):
         assert relative_error(ours, theirs.permute(0, 2, 3, 1).reshape(ours.shape)) < 1e-4
     wanted = classes.roll(-1, dims=1).reshape(2, 6, CLASSES + 1)
-    assert relative_error(out["classify"][0], wanted) < 1e-4
+    assert relative_error(our_classes, wanted) < 1e-4
     wanted = deltas[:, 4:].reshape(2, 6, CLASSES, 4)
-    assert relative_error(out["classify"][1], wanted) < 1e-4
+    assert relative_error(our_deltas, wanted) < 1e-4
 
 
 def test_proposals_as_torchvisions_filter(monkeypatch):
