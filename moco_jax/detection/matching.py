@@ -39,6 +39,8 @@ def match(
       overlaps most itself, which may be another.
     """
     overlap = jnp.where(truth_mask[:, None], boxes.iou(truth, candidates), -1)
+    # Computed once: fusions that compute it anew might round what is compared for equality apart.
+    overlap = jax.lax.optimization_barrier(overlap)
     best = jnp.max(overlap, axis=0, initial=-1)
     index = jnp.argmax(overlap, axis=0) if len(truth) else jnp.zeros(len(candidates))
     low, high = thresholds
