@@ -21,6 +21,7 @@ from moco_jax.errors import (
     EXIT_FAILED,
     EXIT_RESTART,
     BackendError,
+    InputError,
     StorageError,
     TrainingDivergedError,
     WorkerError,
@@ -45,6 +46,10 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0
 START_TIMEOUT = flags.DEFINE_integer(
     "start_timeout", 600, "Seconds in which all processes have to come."
 )
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Say memory, compile time, seconds a step, time and disk of the run, after a "
+    "few steps that are not kept; write nothing.",
+)  # fmt: skip
 
 
 def set_up_logging(process: int = 0) -> None:
@@ -112,6 +117,9 @@ def _main() -> int:
         place = rendezvous.find_place(
             COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, START_TIMEOUT.value
         )
+        if place and DRY_RUN.value:
+            raise InputError("--dry_run is of one process (--num_processes=1); python -m moco_jax "
+                             "plan --topology=... is of many")  # fmt: skip
         if place:
             set_up_logging(place.index)
         own_run.take(CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
@@ -119,7 +127,7 @@ def _main() -> int:
             _line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         logging.getLogger("moco_jax").info("Config: %s", packaged.described(file))
-        code = loop.run(CONFIG.value, WORKDIR.value, _line)
+        code = _rehearse() if DRY_RUN.value else loop.run(CONFIG.value, WORKDIR.value, _line)
     except EXPECTED as error:
         code, problem = _report(error)
     except (Exception, KeyboardInterrupt) as error:
@@ -133,6 +141,13 @@ def _main() -> int:
         rendezvous.leave(_line, code, problem)
     end_with_stuck_threads(code)
     return code
+
+
+def _rehearse() -> int:
+    from moco_jax.cost.rehearsal import rehearse
+
+    print("\n".join(rehearse(CONFIG.value, WORKDIR.value)), flush=True)
+    return 0
 
 
 def _report(error: Exception) -> tuple[int, str]:

@@ -64,11 +64,7 @@ def build(config: ConfigDict, devices: Sequence[jax.Device], size: Size | None) 
         config.model.dtype = "float32" if devices[0].platform == "cpu" else "bfloat16"
     if devices[0].platform != "gpu":
         config.model.vit.attention = "plain"  # as 'auto' is there
-    if experiment.on_features(config):
-        raise InputError(
-            "supervised.augment=False: expected True; a probe on features that are made once has "
-            "no step worth a plan"
-        )
+    refuse_features(config)
     mesh = meshes.make_mesh(devices, config.mesh.fsdp)
     meshes.check_batch("data.batch_size", config.data.batch_size, mesh)
     size = size or _known(config.data.source)
@@ -77,6 +73,19 @@ def build(config: ConfigDict, devices: Sequence[jax.Device], size: Size | None) 
     pipeline.check_size(data.train, config.data.batch_size)
     channels = pipeline.channel_stats(data.train, config.data)
     return experiment.assemble(config, mesh, data, channels)
+
+
+def refuse_features(config: ConfigDict) -> None:
+    """Refuses a probe whose step has no images.
+
+    Raises:
+      InputError: it is on features that are made once.
+    """
+    if experiment.on_features(config):
+        raise InputError(
+            "supervised.augment=False: expected True; a probe on features that are made once has "
+            "no step worth a plan"
+        )
 
 
 def _known(source: str) -> Size:

@@ -1,6 +1,5 @@
 """The bounds that a compiled step sets to speed and price, and their words."""
 
-import re
 import time
 from typing import Any, NamedTuple
 
@@ -9,11 +8,9 @@ import jax
 from moco_jax.cost.absent import batch_shapes, useful_operations
 from moco_jax.cost.chips import Chip, chip_of
 from moco_jax.cost.program import Program, read
-from moco_jax.errors import DoesNotFitError
 from moco_jax.training import experiment
+from moco_jax.training.compilation import compiled
 from moco_jax.training.experiment import Experiment
-
-_EXCEEDS = re.compile(r"Used ([\d.]+\w) of ([\d.]+\w) hbm|\(([\d.]+\w)\) exceeds .*?\(([\d.]+\w)\)")
 
 
 class Estimate(NamedTuple):
@@ -82,38 +79,22 @@ def compiled_step(x: Experiment, batch: dict[str, Any] | None = None) -> jax.sta
     Raises:
       DoesNotFitError: the compiler says that the step needs more memory than a device has.
     """
-    step = experiment.make_step(x).lower(experiment.abstract_state(x), batch or batch_shapes(x))
-    try:
-        return step.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise DoesNotFitError(_needs(str(error))) from error
+    return compiled(x, experiment.abstract_state(x), batch or batch_shapes(x))
 
 
 def estimate(x: Experiment) -> Estimate:
     """Compiles the step of an experiment and reads what it costs; see `compiled_step`."""
     device, useful, begin = x.mesh.devices.flat[0], useful_operations(x), time.monotonic()
-    compiled = compiled_step(x)
+    step = compiled_step(x)
     return Estimate(
         name=device.device_kind,
         chip=chip_of(device),
         chips=x.mesh.size,
         batch=x.config.data.batch_size,
         steps=x.steps,
-        program=read(compiled),
+        program=read(step),
         useful=useful / x.mesh.size,
         compiled_in=time.monotonic() - begin,
-    )
-
-
-def _needs(message: str) -> str:
-    found = _EXCEEDS.search(message)
-    sizes = [part for part in found.groups() if part] if found else []
-    what = "needs {}B of {}B a device".format(*sizes) if sizes else message.splitlines()[0]
-    return (
-        f"the step does not fit: it {what}; try more devices, accumulate, model.remat='products' "
-        f"or mesh.fsdp"
     )
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -26,16 +25,15 @@ from moco_jax.evals import make_watches
 from moco_jax.evals.classification import TITLES, describe_result
 from moco_jax.evals.evaluation import Context
 from moco_jax.identity import refuse_changes
-from moco_jax.report.origin import Compiled
 from moco_jax.signs import Row
-from moco_jax.training import health
+from moco_jax.training import device_memory, health
+from moco_jax.training.compilation import compile_step
 from moco_jax.training.context import make_context
 from moco_jax.training.description import describe
 from moco_jax.training.experiment import (
     Experiment,
     abstract_state,
     build,
-    make_step,
     recorded,
     train_batches,
 )
@@ -79,6 +77,7 @@ def run(
 def _run(config: ConfigDict, path: Place, line: Line | None) -> int:
     x = build(config)
     describe(x)
+    device_memory.check_state(x)
     exchange = line.exchange if line else alone
     with open_checkpoints(path, config.checkpoint, exchange) as checkpoints:
         allow = config.checkpoint.allow_changes
@@ -132,11 +131,6 @@ def _loop(
     """Steps `start` + 1 to the last; the state, and False when a signal ended them early."""
     c, watches = x.config, make_watches(context, x.steps_per_epoch)
     monitor = _monitor(x, context.workdir, start)
-    if start == 0:
-        row = {"step": 0, "epoch": 0.0}
-        for watch in watches:
-            row |= watch.measure(state, 0)
-        report(row | monitor(row))
     if start >= x.steps:
         rows = metric_files.read(context.workdir)
         if not line and not any(row["step"] >= x.steps for row in rows):  # it could not be written
@@ -148,7 +142,12 @@ def _loop(
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(train_batches(x, start))
         batch = batches.get()
-        step, compiled = _compile(x, state, batch)
+        step, compiled = compile_step(x, state, batch)
+        if start == 0:
+            row = {"step": 0, "epoch": 0.0}
+            for watch in watches:
+                row |= watch.measure(state, 0)
+            report(row | monitor(row))
         step = stack.enter_context(profiled(step, c.profile, context.workdir, start))
         page = reports.Ongoing(context, compiled)
         judge = partial(health.judge, checkpoints, c.log.max_nonfinite)
@@ -225,20 +224,6 @@ def _saving_first(
         if not line:
             checkpoints.save(position, state, recorded(x), wait=True)
         raise
-
-
-def _compile(x: Experiment, state: TrainState, batch: dict[str, jax.Array]) -> tuple[Any, Compiled]:
-    """The compiled step, how long it took and what it needs; says so too."""
-    log.info("Compiling the step: seconds for a small network, a few minutes for a large one ...")
-    begin = time.monotonic()
-    step = make_step(x).lower(state, batch).compile()
-    memory, seconds = step.memory_analysis(), time.monotonic() - begin
-    found = Compiled(seconds, memory.temp_size_in_bytes, memory.argument_size_in_bytes)
-    log.info(
-        "Compiled the step in %.0f s: %.2f GB a device beside %.2f GB of state and batch",
-        found.seconds, found.temporary / 1e9, found.arguments / 1e9,
-    )  # fmt: skip
-    return step, found
 
 
 def summary(workdir: Place) -> str:

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.runs import LAST, SAVE, STEP, Run, complete, saved, steps
 
 pytestmark = pytest.mark.faults
-COMPILE = "moco_jax.training.loop:_compile"
+COMPILE = "moco_jax.training.loop:compile_step"
 START, EVALUATE = "moco_jax.files:prepare_workdir", "moco_jax.evals.knn_monitor:KnnMonitor.measure"
 PLACES = [(START, 1, ""), (COMPILE, 1, ""), (STEP, 4, "4"), (EVALUATE, 1, "10"), (SAVE, 2, None)]
 

@@ -47,5 +47,7 @@ def test_a_plan(topology):
 
 def test_what_does_not_fit_says_so():
     x = build("v5e:2x2", 1024)
-    with pytest.raises(DoesNotFitError, match=r"does not fit: it needs .* of .*; try more devices"):
+    with pytest.raises(
+        DoesNotFitError, match=r"does not fit: it needs .* of .*; what reduces it: .*more devices"
+    ):
         estimate(x)
