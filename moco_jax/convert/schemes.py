@@ -43,6 +43,12 @@ def detectron2_name(name: str) -> str:
     return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
+def _detectron2(tensors: Tensors) -> Tensors:
+    """MoCo's converter puts a head of several layers, which no table has, in front of the stem."""
+    renamed = _by_table(partial(_called, detectron2_name), tensors)
+    return {name.replace("stem.fc.", "fc."): tensor for name, tensor in renamed.items()}
+
+
 def torchvision_vit_name(name: str) -> str:
     """What torchvision makes of timm's name."""
     name = re.sub(r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1.", name)
@@ -182,7 +188,7 @@ SCHEMES = {
     "detectron2": Scheme(
         "detectron2",
         _block(r"res[2-5]\.\d+"),
-        partial(_by_table, partial(_called, detectron2_name)),
+        _detectron2,
     ),
     "positions": Scheme(
         "positions in an nn.Sequential",

@@ -205,3 +205,21 @@ def test_detectron2s_settings_are_said(tmp_path, caplog):
         "in detectron2: INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [123.675, 116.280, 103.530], "
         "MODEL.PIXEL_STD [58.395, 57.120, 57.375], MODEL.RESNETS.STRIDE_IN_1X1 False"
     ) in caplog.text
+
+
+@pytest.mark.parametrize("method", ["moco", "moco_v3"])
+@pytest.mark.parametrize("name", ["x.pkl", "x.pth", "x.safetensors"])
+def test_ones_own_export_comes_back_whatever_its_head(name, method, tmp_path, caplog):
+    """MoCo v2's head is an MLP, v3's has BatchNorm: detectron2's file has both."""
+    there = small_contents(method)
+    assert there.config.method.projector.layers > 1
+    convert.write(tmp_path / name, there)
+    with caplog.at_level(logging.INFO, "moco_jax"):
+        back = convert.read(tmp_path / name)
+    assert ("left out: the head 'fc'" in caplog.text) == name.endswith("pkl")
+    assert back.encoder == "query"
+    assert not back.holds("params/classifier/")
+    names = {n for n in there.leaves if n.startswith("params/backbone/")}
+    assert names == {n for n in back.leaves if n.startswith("params/")}
+    for leaf in names:
+        np.testing.assert_array_equal(back.leaves[leaf], there.leaves[leaf])
