@@ -20,6 +20,8 @@ TENSORBOARD = ["tensorboardX>=2.6,<3"]
 GCS = ["gcsfs>=2026.7,<2027"]
 S3 = ["s3fs>=2026.7,<2027"]
 DETECTION = ["pycocotools>=2.0.10,<3"]
+# From 0.13 on jax2onnx wants an Orbax that is older than ours.
+ONNX = ["jax2onnx>=0.12.5,<0.13", "onnxruntime>=1.24.1,<2"]
 NOTEBOOK = ["ipykernel>=6,<8", "matplotlib>=3.9,<4"]
 TFDS = [
     "array_record>=0.8,<0.9",
@@ -77,6 +79,7 @@ setuptools.setup(
         "gcs": GCS,
         "s3": S3,
         "hf": ["datasets>=4.4,<6"],
+        "onnx": ONNX,
         "parquet": ["pyarrow>=21,<27"],
         "test": [
             *REPORT,
@@ -106,6 +109,7 @@ setuptools.setup(
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0.8,<2"],
         "browser": ["selenium>=4.40,<5"],
         "parity": [
+            *ONNX,
             "datasets>=4.4,<6",
             "scipy>=1.14,<2",
             "timm>=1.0.20,<1.1",

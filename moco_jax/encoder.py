@@ -20,13 +20,18 @@ from moco_jax import convert
 from moco_jax.checkpoint import checksums_of, named
 from moco_jax.config import DTYPES, FEATURES, ConfigDict, choose
 from moco_jax.convert.contents import ROLES, Contents, select
-from moco_jax.convert.encoder_weights import LOGITS, channels_of, encoder_weights
+from moco_jax.convert.encoder_weights import (
+    LOGITS,
+    channels_of,
+    encoder_weights,
+    make_apply,
+)
 from moco_jax.convert.position import resize
 from moco_jax.data import pipeline
 from moco_jax.data.images import ImageLike, as_list, prepare
 from moco_jax.data.workers import cores
 from moco_jax.errors import InputError, NotFiniteError
-from moco_jax.methods.networks import Networks, make_networks
+from moco_jax.methods.networks import make_networks
 
 Tree = Any
 
@@ -181,7 +186,7 @@ def load(
     channels, size = channels_of(contents), config.data.image_size
     params = encoder_weights(contents, networks, features, (size, size, channels))
     mean, std = _statistics(path, config, channels, tuple(mean), tuple(std))
-    apply = _make_apply(networks, features, mean, std)
+    apply = make_apply(networks, features, mean, std)
     image = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
     return Encoder(
         path=str(path),
@@ -245,21 +250,3 @@ def _statistics(
             f"{path}: mean={mean}, std={std}; expected {channels} numbers in each, std above 0"
         )
     return mean, std
-
-
-def _make_apply(
-    networks: Networks, features: str, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Callable[[Tree, jax.Array], jax.Array]:
-    center, scale = (np.array(x, np.float32).reshape(1, 1, 1, -1) for x in (mean, std))
-
-    def apply(params: Tree, images: jax.Array) -> jax.Array:
-        run = functools.partial(networks.apply, params=params["params"], stats=params["stats"])
-        y, _ = run("backbone", x=(images - center) / scale, train=False)
-        if features == "projection":
-            y, _ = run("projector", x=y, train=False)
-        if features == LOGITS:
-            classifier = params["params"]["classifier"]
-            y = jnp.dot(y, classifier["kernel"], precision="highest") + classifier["bias"][None]
-        return y.astype(jnp.float32)
-
-    return apply

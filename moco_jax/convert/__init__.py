@@ -124,8 +124,8 @@ def convert(
 def format_of_path(path: pathlib.Path, contents: Contents) -> str:
     """The format that the end of a path stands for.
 
-    '.pth.tar' is the training file of the method, '.pkl' detectron2's, '.pth' and '.safetensors'
-    torchvision's for a ResNet and timm's for a ViT.
+    '.pth.tar' is the training file of the method, '.pkl' detectron2's, '.onnx' ONNX's, '.pth' and
+    '.safetensors' torchvision's for a ResNet and timm's for a ViT.
 
     Args:
       path: of the file to write.
@@ -135,7 +135,7 @@ def format_of_path(path: pathlib.Path, contents: Contents) -> str:
       InputError: it stands for none.
     """
     flat = "torchvision" if contents.config.model.name.startswith("resnet") else "timm"
-    ends = {".pkl": "detectron2", ".pth": flat, ".safetensors": flat}
+    ends = {".pkl": "detectron2", ".onnx": "onnx", ".pth": flat, ".safetensors": flat}
     if contents.method in FORMATS:
         ends[".pth.tar"] = contents.method
     for end, name in ends.items():

@@ -1,8 +1,10 @@
 """The weights of an encoder, out of what a checkpoint holds.
 
-C channels, F features, K classes
+B batch, S side of an image, C channels, F features, K classes
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -72,3 +74,29 @@ def _classifier(contents: Contents) -> Tree:
             "(configs/linear.py, configs/finetune.py)"
         )
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in found.items()}
+
+
+def make_apply(
+    networks: Networks, features: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[[Tree, jax.Array], jax.Array]:
+    """The pure function of an encoder: (params, images (B, S, S, C) in [0, 1]) -> (B, F) float32.
+
+    Args:
+      networks: of its config.
+      features: 'backbone', 'projection' or LOGITS.
+      mean: per channel, of pixels in [0, 1].
+      std: per channel.
+    """
+    center, scale = (np.array(x, np.float32).reshape(1, 1, 1, -1) for x in (mean, std))
+
+    def apply(params: Tree, images: jax.Array) -> jax.Array:
+        run = functools.partial(networks.apply, params=params["params"], stats=params["stats"])
+        y, _ = run("backbone", x=(images - center) / scale, train=False)
+        if features == "projection":
+            y, _ = run("projector", x=y, train=False)
+        if features == LOGITS:
+            classifier = params["params"]["classifier"]
+            y = jnp.dot(y, classifier["kernel"], precision="highest") + classifier["bias"][None]
+        return y.astype(jnp.float32)
+
+    return apply

@@ -162,6 +162,10 @@ class ResNet(nn.Module):
     def _channels(self, stage: int) -> int:
         return round(64 * 2**stage * self.width)
 
+    def pool(self, x: jax.Array) -> jax.Array:
+        """The stem's pooling of (B, H, W, C), 3 x 3 with stride 2; an export may replace it."""
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
     @nn.compact
     def __call__(
         self, x: jax.Array, train: bool, maps: bool = False
@@ -179,7 +183,7 @@ class ResNet(nn.Module):
         x = _conv(self._channels(0), size, stride, self.dtype, "conv1")(x)
         x = nn.relu(BatchNorm(self.bn_groups, dtype=self.dtype, name="bn1")(x, train))
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = self.pool(x)
         block, stages = rematerialized(Block, self.remat), []
         for stage, blocks in enumerate(self.stages):
             for i in range(blocks):

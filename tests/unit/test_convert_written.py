@@ -1,11 +1,15 @@
 """What convert does not write, and that a failing write leaves nothing."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from moco_jax import convert
 from moco_jax.convert import topickle
-from moco_jax.errors import CheckpointError
+from moco_jax.convert.formats import onnx_model
+from moco_jax.errors import CheckpointError, InputError
 from tests.torchlike import small_contents
 
 
@@ -94,6 +98,23 @@ def test_arguments_that_do_not_fit(tmp_path):
     with pytest.raises(CheckpointError, match="no query encoder in it, only the key encoder"):
         convert.write(tmp_path / "q.pth", convert.read(tmp_path / "key.pth"), encoder="query")
     assert (tmp_path / "there.pth").read_text() == "mine"
+
+
+def test_onnx_without_its_library_and_of_other_values(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(InputError, match=r"an .onnx file needs the library 'jax2onnx': pip"):
+        convert.write(tmp_path / "x.onnx", small_contents("moco"))
+    assert not list(tmp_path.iterdir())
+
+    def encode(images):
+        return (images.mean((1, 2)),)
+
+    session = SimpleNamespace(run=lambda _, feeds: encode(feeds["images"]))
+    onnx_model._check(session, encode, (4, 4, 3))
+    for wrong in (lambda y: 1.001 * y, lambda y: y[:1], lambda y: np.full_like(y, np.nan)):
+        session.run = lambda _, feeds, wrong=wrong: [wrong(y) for y in encode(feeds["images"])]
+        with pytest.raises(CheckpointError, match="gives other values than the encoder"):
+            onnx_model._check(session, encode, (4, 4, 3))
 
 
 def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from moco_jax.config import choose
 from moco_jax.convert import safetensors, topickle
 from moco_jax.convert.contents import ROLES, Contents
-from moco_jax.convert.formats import folder, official, ours, plain, transformers
+from moco_jax.convert.formats import folder, official, onnx_model, ours, plain, transformers
 from moco_jax.convert.formats.pytorch import RECORD, open_file, write_record
 from moco_jax.convert.hints import Hints
 from moco_jax.errors import CheckpointError, MissingError
@@ -93,6 +93,7 @@ FORMATS = {
     "transformers": Format("transformers folder", _folder(transformers.write)),
     "deit": Format("DeiT fine-tuning file", _torch(plain.write_deit), note=plain.epsilon),
     "detectron2": Format("detectron2 backbone", _pickle, note=plain.detectron2_settings),
+    "onnx": Format("ONNX model", onnx_model.write, note=onnx_model.interface),
     "torchvision_vit": Format("torchvision Vision Transformer", None),
     "training": Format("training file of another program", None),
 }
