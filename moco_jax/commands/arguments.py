@@ -161,7 +161,8 @@ def check_file(what: str, path: str) -> None:
     except FileNotFoundError:
         file = pathlib.Path(path)
         there = {p.name for p in file.absolute().parent.glob("[!_]*.py")}
-        there |= packaged.files().keys() if file.parent.name == packaged.FOLDER else set()
+        if file.parts[:1] == (packaged.FOLDER,):
+            there |= packaged.files("/".join(file.parent.parts[1:])).keys()
         near = difflib.get_close_matches(file.name, sorted(there), 1, 0.4)
         hint = f"; did you mean {str(file.with_name(near[0]))!r}?" if near else ""
         hint += f" (there are {', '.join(sorted(there))})" if there and len(there) <= _NAMED else ""

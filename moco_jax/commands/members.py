@@ -5,6 +5,7 @@ the others alone.
 """
 
 import contextlib
+import logging
 import pathlib
 import runpy
 import signal
@@ -18,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from moco_jax import metrics, options, studies
+from moco_jax.commands import packaged
 from moco_jax.commands.arguments import check_file, of_file, parse
 from moco_jax.config import as_json
 from moco_jax.errors import (
@@ -30,6 +32,8 @@ from moco_jax.errors import (
 )
 from moco_jax.report import rundir
 from moco_jax.studies import Member, Study
+
+log = logging.getLogger(__name__)
 
 MAIN = ("-m", "moco_jax.main")
 _BY_RANK = (EXIT_RESTART, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_DIVERGED)
@@ -60,14 +64,17 @@ def load(path: str, size: str) -> Study:
     """The study that a file has.
 
     Args:
-      path: of Python with `get_study([size])`.
+      path: of Python with `get_study([size])`; where configs/... is not there, the package's.
       size: its argument; '': the file's own choice.
 
     Raises:
       MissingError: there is no such file; the error names those that are.
       InputError: the file, the size or the study is wrong.
     """
+    path = packaged.find(path)
     check_file("study", path)
+    packaged.make_importable()
+    log.info("Study: %s", packaged.described(f"{path}:{size}" if size else path))
     try:
         get_study = runpy.run_path(path).get("get_study")
         if get_study is None:

@@ -19,9 +19,10 @@ def folder() -> pathlib.Path:
     return next((place for place in places if place.is_dir()), places[0])
 
 
-def files() -> dict[str, pathlib.Path]:
-    """The package's config files by name, 'v3_vit.py'."""
-    return {p.name: p for p in sorted(folder().glob("*.py")) if not p.name.startswith("_")}
+def files(below: str = "") -> dict[str, pathlib.Path]:
+    """The package's config files by name, 'v3_vit.py'; those of a folder below, 'study'."""
+    there = sorted(folder().joinpath(below).glob("*.py"))
+    return {p.name: p for p in there if not p.name.startswith("_")}
 
 
 def find(path: str) -> str:
@@ -34,9 +35,10 @@ def find(path: str) -> str:
 
 
 def described(value: str) -> str:
-    """What the log says of --config's value, as `find` has made it."""
+    """What the log says of the value of --config, or of a study, as `find` has made it."""
     path = pathlib.Path(value.partition(":")[0])
-    return f"{value}, of the package" if path.is_absolute() and path.parent == folder() else value
+    ours = path.is_absolute() and path.is_relative_to(folder())
+    return f"{value}, of the package" if ours else value
 
 
 def make_importable() -> None:

@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--config.NAME=VALUE changes an option of all runs, as of python -m moco_jax.main.",
     )  # fmt: skip
-    p.add_argument("study", help="configs/study/NAME.py, with :demo, :cifar10 or :imagenet")
+    p.add_argument("study", help="configs/study/NAME.py of this folder, or else the "
+                   "package's, with :demo, :cifar10 or :imagenet")  # fmt: skip
     p.add_argument("--workdir", required=True, help="folder of the study; the same to resume")
     p.add_argument(
         "--part", type=part, default=(1, 1), metavar="i/n",

@@ -27,6 +27,9 @@ def test_a_run_by_a_packaged_recipe_and_what_comes_after(run, python, tmp_path):
     assert f"Config: {package}, of the package\n" in said
     assert (tmp_path / "runs/first/report.html").stat().st_size > 100_000
     assert {r["version"] for r in results.read(tmp_path / "runs/first")} == {__version__}
+    said = run("-m", "moco_jax", "study", "configs/study/momentum.py:demo", "--workdir=m", "--list")
+    assert "configs/study/momentum.py:demo, of the package" in said
+    assert said.count("--config=configs/demo.py:short,m=0") == 8
     run("-m", "moco_jax", "features", "--checkpoint=runs/first", "--out=f.npz")
     assert "raw pixels" in run("-m", "moco_jax", "knn", "--checkpoint=runs/first", "--k=5")
     run("-m", "moco_jax", "convert", "runs/first", "encoder.safetensors")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from moco_jax import __version__
-from moco_jax.commands import arguments, configs, packaged
+from moco_jax.commands import arguments, configs, members, packaged
 from moco_jax.errors import InputError, MissingError
 from tests.unit.test_arguments import parse
 
@@ -52,6 +52,21 @@ def test_a_config_that_is_not_here_is_the_packages(tmp_path, monkeypatch):
         parse("--config=configs/demoo.py")
     with pytest.raises(MissingError, match="there is no such file"):
         parse("--config=elsewhere/demo.py")
+
+
+def test_a_study_that_is_not_here_is_the_packages(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", "moco_jax"):
+        assert members.load("configs/study/momentum.py", "demo").seeds == (0, 1)
+    assert "configs/study/momentum.py:demo, of the package" in caplog.text
+    with pytest.raises(MissingError, match=r"did you mean 'configs/study/position.py'"):
+        members.load("configs/study/positions.py", "")
+    (tmp_path / "configs/study").mkdir(parents=True)
+    own = "from moco_jax.studies import Study\nget_study = lambda: Study([], (7,))\n"
+    (tmp_path / "configs/study/momentum.py").write_text(own)
+    assert members.load("configs/study/momentum.py", "").seeds == (7,)
+    with pytest.raises(MissingError, match=r"there is no such file$"):
+        members.load("elsewhere/configs/study/momentum.py", "")
 
 
 def test_a_folder_of_ones_own_comes_first_in_imports(tmp_path, monkeypatch):
