@@ -80,6 +80,7 @@ setuptools.setup(
         "s3": S3,
         "hf": ["datasets>=4.4,<6"],
         "onnx": ONNX,
+        "wandb": ["wandb>=0.30,<1"],
         "parquet": ["pyarrow>=21,<27"],
         "test": [
             *REPORT,

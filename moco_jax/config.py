@@ -218,6 +218,7 @@ def default() -> ConfigDict:
     c.log = g = ConfigDict()
     g.every_steps = 50
     g.tensorboard = True
+    g.wandb = ""  # project at Weights & Biases that gets the metrics too; "": none
     g.max_nonfinite = 20  # steps in a row with a loss or gradient not finite that end the run
 
     c.checkpoint = s = ConfigDict()

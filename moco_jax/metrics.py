@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl, TensorBoard and one line on the terminal."""
+"""Where metrics go: metrics.jsonl, TensorBoard, W&B and one line on the terminal."""
 
 import contextlib
 import itertools
@@ -14,8 +14,10 @@ from typing import Any
 
 from moco_jax import files
 from moco_jax.bucket import BucketPath, Place, place
+from moco_jax.config import ConfigDict
 from moco_jax.extras import extra
 from moco_jax.tensorboard import Board
+from moco_jax.wandb_sink import Run
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +89,14 @@ def _rewind(path: Place, position: int) -> None:
 
 
 class Writer:
-    """Appends rows to metrics.jsonl and TensorBoard; not-finite numbers become null."""
+    """Appends rows to metrics.jsonl, TensorBoard and W&B; not-finite numbers become null."""
 
-    def __init__(self, workdir: Place, position: int, tensorboard: bool):
-        """Begins after `position`.
+    def __init__(self, workdir: Place, position: int, tensorboard: bool, wandb: str = ""):
+        """Begins after `position`; `wandb` is the project there.
 
         Raises:
-          InputError: the library for TensorBoard's files is not installed.
-          StorageError: metrics.jsonl cannot be written. What fails for TensorBoard is only said.
+          InputError: the library for TensorBoard's files, or W&B's, is not installed.
+          StorageError: metrics.jsonl cannot be written. What fails for the others is only said.
         """
         self._path = place("workdir", workdir) / FILE
         _rewind(self._path, position)
@@ -102,6 +104,7 @@ class Writer:
         if tensorboard:
             with extra("tensorboard", "log.tensorboard"), self._without_board():
                 self._board = Board(self._path.parent / "tensorboard", position)
+        self._run = Run(wandb, self._path.parent) if wandb else None
 
     def write(self, row: dict[str, Any]) -> None:
         """Writes one row; it has a key 'step', and gets 'time', seconds since 1970.
@@ -113,13 +116,18 @@ class Writer:
             k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
         }
         files.append(self._path, json.dumps(clean | {"time": round(time.time(), 2)}) + "\n")
+        scalars = {k: v for k, v in clean.items() if isinstance(v, int | float)}
+        if self._run:
+            self._run.write(dict(scalars))
+        step = scalars.pop("step")
         if self._board:
-            scalars = {k: v for k, v in clean.items() if isinstance(v, int | float) and k != "step"}
             with self._without_board():
-                self._board.write(scalars, row["step"])
+                self._board.write(scalars, step)
 
     def close(self) -> None:
-        """Ends TensorBoard's file."""
+        """Ends TensorBoard's file and the run at W&B."""
+        if self._run:
+            self._run.close()
         if self._board:
             with self._without_board():
                 self._board.close()
@@ -179,7 +187,7 @@ def fitting(parts: Sequence[str], columns: int) -> str:
 
 @contextlib.contextmanager
 def reporter(
-    workdir: Place, position: int, total: int, tensorboard: bool, writing: bool
+    workdir: Place, position: int, total: int, to: ConfigDict, writing: bool
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Within the context, gives the function that a row of metrics goes to.
 
@@ -187,7 +195,7 @@ def reporter(
       workdir: of the run.
       position: the step it starts or resumes at.
       total: steps.
-      tensorboard: whether to write for TensorBoard as well.
+      to: `config.log`: whether to write for TensorBoard and W&B as well.
       writing: False in all processes but one; rows then go nowhere.
     """
     if not writing:
@@ -199,5 +207,5 @@ def reporter(
         writer.write(row)
         progress.show(row)
 
-    with contextlib.closing(Writer(workdir, position, tensorboard)) as writer:
+    with contextlib.closing(Writer(workdir, position, to.tensorboard, to.wandb)) as writer:
         yield report

@@ -236,7 +236,7 @@ _GROUPS = {
         "temperatures": each(above(0)), "features": one_of(FEATURES), "max_train": COUNT,
         "max_test": COUNT, "watch_train": COUNT, "watch_test": COUNT,
     },
-    "log": {"every_steps": SIZE, "tensorboard": FLAG, "max_nonfinite": SIZE},
+    "log": {"every_steps": SIZE, "tensorboard": FLAG, "wandb": TEXT, "max_nonfinite": SIZE},
     "checkpoint": {
         "every_steps": COUNT, "keep_last": SIZE, "keep_every_steps": COUNT, "allow_changes": FLAG,
     },

@@ -93,8 +93,8 @@ def _run(config: ConfigDict, path: Place, line: Line | None) -> int:
         writing = jax.process_index() == 0
         if writing:
             files.write(path / "config.json", config.to_json_best_effort(indent=2) + "\n")
-        board, context = config.log.tensorboard, make_context(x, path)
-        with metric_files.reporter(path, start, x.steps, board, writing) as report:
+        context = make_context(x, path)
+        with metric_files.reporter(path, start, x.steps, config.log, writing) as report:
             try:
                 on = with_features(x, state, path)
                 # One context, so that its encoder is compiled once, for the report too.

@@ -18,8 +18,8 @@ from tests import runs
 
 ROOT = pathlib.Path(__file__).parents[2]
 HEAVY = (
-    "array_record", "datasets", "gcsfs", "jinja2", "plotly", "pyarrow", "pycocotools", "s3fs",
-    "sklearn", "tensorboardX", "tensorflow_datasets", "torch",
+    "array_record", "datasets", "gcsfs", "jax2onnx", "jinja2", "onnxruntime", "plotly", "pyarrow",
+    "pycocotools", "s3fs", "sklearn", "tensorboardX", "tensorflow_datasets", "torch", "wandb",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from tests.tiny import tiny_config, write_npz
 
 DEFAULTS = config.flat(config.default().to_dict())
 FREE = (  # any text
-    "init", "init_encoder", "compilation_cache", "data.source", "data.cache_dir",
+    "init", "init_encoder", "compilation_cache", "data.source", "data.cache_dir", "log.wandb",
     "data.image_column", "data.label_column", "evals.source",
 )  # fmt: skip
 NUMBERS = [n for n, v in DEFAULTS.items() if isinstance(v, int | float) and type(v) is not bool]
