@@ -36,6 +36,11 @@ def compile_step(
 ) -> tuple[jax.stages.Compiled, Compiled]:
     """The compiled step, how long it took and what it needs; says so too.
 
+    Args:
+      x: the experiment.
+      state: a TrainState.
+      batch: the entries of a batch.
+
     Raises:
       DoesNotFitError: it needs more memory than a device has.
     """

@@ -35,6 +35,10 @@ def check_state(x: Experiment) -> None:
 def check_step(x: Experiment, step: jax.stages.Compiled) -> None:
     """Refuses a compiled step that needs more than a device has.
 
+    Args:
+      x: its experiment.
+      step: compiled for the devices that are here.
+
     Raises:
       DoesNotFitError: with the options that reduce it.
     """
@@ -44,7 +48,12 @@ def check_step(x: Experiment, step: jax.stages.Compiled) -> None:
 
 
 def refused(x: Experiment, error: jax.errors.JaxRuntimeError) -> Exception:
-    """The error to raise for one of the compiler: that of a step that does not fit, or itself."""
+    """The error to raise for one of the compiler: that of a step that does not fit, or itself.
+
+    Args:
+      x: the experiment whose step was compiled.
+      error: the compiler's.
+    """
     message = str(error)
     if "RESOURCE_EXHAUSTED" not in message:
         return error
