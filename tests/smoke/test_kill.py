@@ -82,6 +82,7 @@ def test_killed_at_a_random_step_and_resumed_is_bitwise_the_same(method, source,
     assert steps == list(range(21)), "one row a step, none twice"
 
 
+@pytest.mark.processes
 def test_sigterm_saves_and_exits_with_its_own_code(source, tmp_path):
     run = start(tmp_path, "v3", tmp_path / "run", "--config.checkpoint.every_steps=0")
     wait_for_step(run, tmp_path / "run", 4)

@@ -213,6 +213,7 @@ def test_fine_tuning_starts_from_fixed_positions_and_moves_them(trained, tmp_pat
     assert (final(tmp_path / "run")["params/backbone/pos_embed"] != position).any()
 
 
+@pytest.mark.processes
 def test_the_command_probes_and_fine_tunes(trained, tmp_path):
     """Two devices, the recipes of configs/, on tiny images and a tiny network."""
     source, init = trained
