@@ -3,11 +3,14 @@
 B batch, S side of an image, C channels, F features, K classes
 """
 
-import contextlib
-import io
-import logging
+import importlib.util
+import os
 import pathlib
-from collections.abc import Callable, Iterator
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +26,7 @@ from moco_jax.extras import extra
 from moco_jax.methods.networks import make_networks
 
 MOST = 2**31 - 2**24  # bytes of weights; a file of protocol buffers has less than 2 GiB
+_CONTENTS, _GRAPH = "contents", "graph"
 TOLERANCE = 1e-4  # of the largest output: float32, summed in other orders
 
 
@@ -36,21 +40,46 @@ def write(contents: Contents, path: pathlib.Path) -> None:
       CheckpointError: the weights are too large for one file, or the graph does not compute what
         the encoder does.
     """
-    with extra("onnx", "an .onnx file"), _as_it_expects():
-        import jax2onnx
+    with extra("onnx", "an .onnx file"):
+        if importlib.util.find_spec("jax2onnx") is None:
+            raise ModuleNotFoundError("No module named 'jax2onnx'", name="jax2onnx")
         import onnxruntime
-    function, outputs, image_shape = _function(contents)
-    with _as_it_expects(), nn.intercept_methods(_padded_first):
-        model = jax2onnx.to_onnx(
-            function, [("B", *image_shape)], model_name="encoder",
-            input_names=["images"], output_names=outputs,
-        )  # fmt: skip
-    data = model.SerializeToString()
+    function, _, image_shape = _function(contents)
+    data = _graph(contents)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     _check(session, function, image_shape)
     path.write_bytes(data)
+
+
+def _graph(contents: Contents) -> bytes:
+    """The graph, by a process of its own: jax2onnx replaces functions of JAX, and for good."""
+    program = f"from {__name__} import trace; import sys; trace(sys.argv[1])"
+    own = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, _CONTENTS).write_bytes(pickle.dumps(contents))
+        done = subprocess.run(
+            [sys.executable, "-c", program, folder], env=os.environ | own,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"jax2onnx made no graph:\n{done.stderr}")
+        return pathlib.Path(folder, _GRAPH).read_bytes()
+
+
+def trace(folder: str) -> None:
+    """What the process of `_graph` does, between two files of a folder."""
+    import jax2onnx
+
+    contents = pickle.loads(pathlib.Path(folder, _CONTENTS).read_bytes())
+    function, outputs, image_shape = _function(contents)
+    with nn.intercept_methods(_padded_first):
+        model = jax2onnx.to_onnx(
+            function, [("B", *image_shape)], model_name="encoder",
+            input_names=["images"], output_names=outputs,
+        )  # fmt: skip
+    pathlib.Path(folder, _GRAPH).write_bytes(model.SerializeToString())
 
 
 def interface(contents: Contents) -> str:
@@ -91,22 +120,6 @@ def _padded_first(call: Callable, args: tuple, kwargs: dict, context: Any) -> An
         return call(*args, **kwargs)
     x = jnp.pad(args[0], ((0, 0), (1, 1), (1, 1), (0, 0)))
     return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
-
-
-@contextlib.contextmanager
-def _as_it_expects() -> Iterator[None]:
-    """JAX's usual promotion; and no notes for the libraries' own developers on the terminal."""
-    logs = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
-    before = [log.level for log in logs]
-    promotion = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
-    try:
-        for log in logs:
-            log.setLevel(logging.ERROR)
-        with contextlib.redirect_stdout(io.StringIO()), promotion[0], promotion[1]:
-            yield
-    finally:
-        for log, level in zip(logs, before, strict=True):
-            log.setLevel(level)
 
 
 def _check(session: Any, function: Callable, image_shape: tuple[int, int, int]) -> None:
