@@ -14,6 +14,7 @@ from moco_jax.data.formats import EXTENSIONS
 from moco_jax.data.patience import for_each, waiting_for
 from moco_jax.data.summary import LeftOut
 from moco_jax.errors import InputError
+from moco_jax.files import is_trouble, retrying
 
 _LISTERS = 16  # folders listed at a time: on a network, listing is waiting
 # Folders that systems make beside images: of Synology, macOS, QNAP, Windows, Linux, Python.
@@ -199,6 +200,20 @@ def _check_vanished(folder: str, listing: Listing) -> None:
             f"{odd}; expected files ending in {', '.join(EXTENSIONS)}. Rename or "
             "convert them, or move the folder away"
         )
+
+
+def read_again(path: str | os.PathLike, name: str = "") -> bytes:
+    """The content of a file, tried again where the machine's trouble may pass.
+
+    Args:
+      path: of the file.
+      name: what errors call it; "": its path.
+
+    Raises:
+      OSError: there is no such file, or it is none.
+      StorageError: the trouble remains.
+    """
+    return retrying(f"reading {name or path}", lambda: read_file(path), is_trouble)
 
 
 def read_file(path: str | os.PathLike) -> bytes:

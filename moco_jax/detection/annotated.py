@@ -10,13 +10,15 @@ import dataclasses
 import logging
 import pkgutil
 import re
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
 
-from moco_jax import config, files
+from moco_jax import config
 from moco_jax.data import decoding, listing, summary
 from moco_jax.data.summary import Understood
+from moco_jax.detection.corners import Account
 from moco_jax.detection.masks import Shape
 from moco_jax.errors import BadImage, InputError, StorageError
 
@@ -71,9 +73,8 @@ class Annotated:
           BadImage: it cannot be read, or has another size than its annotation says.
           StorageError: the machine is to blame, and remains so.
         """
-        read = lambda: listing.read_file(self.path)  # noqa: E731
         try:
-            data = files.retrying(f"reading {self.name}", read, files.is_trouble)
+            data = listing.read_again(self.path, self.name)
             decoding.read_header(data, max_pixels)
             image = decoding.decode(data)
         except StorageError:
@@ -153,6 +154,31 @@ def _other_side(names: list[str], i: int) -> int:
     if other not in names:
         raise InputError(f"keypoint {names[i]!r} has no {other!r}, which it becomes in a mirror")
     return names.index(other)
+
+
+def understood_of(
+    place: str, images: Sequence[Annotated], names: Sequence[str], labels: str, account: Account
+) -> Understood:
+    """What is said of a set at the start.
+
+    Args:
+      place: the set's name.
+      images: all that are in it.
+      names: of the classes' numbers.
+      labels: where the classes come from.
+      account: what was left out, and what was mended.
+    """
+    numbers = np.concatenate([image.classes for image in images] or [np.zeros(0, np.int32)])
+    return Understood(
+        place=place,
+        images=len(images),
+        kinds=summary.kinds_of(image.path for image in images),
+        labels=labels,
+        unlabelled=sum(not len(image) for image in images),
+        classes=dict(zip(names, np.bincount(numbers, minlength=len(names)).tolist())),
+        left_out=account.left_out,
+        notes=(f"mended: {account.mended}",) if account.mended else (),
+    )
 
 
 class AnnotatedSplits(NamedTuple):

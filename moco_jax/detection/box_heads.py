@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from moco_jax.detection.layers import Convolution, last_kernel, plain_kernel
+from moco_jax.detection.layers import convolved, last_kernel, plain_kernel
 from moco_jax.models.norm import BatchNorm
 from moco_jax.models.resnet import DEPTHS, Block
 
@@ -39,10 +39,8 @@ class BoxHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         """Crops (N, P, P, C) to (N, F), float32; for `mask` (N,) see BatchNorm."""
-        for i in range(1, self.convolutions + 1):
-            x = Convolution(
-                self.channels, 3, self.norm, relu=True, dtype=self.dtype, name=f"conv{i}"
-            )(x, train, mask)
+        channels = (self.channels,) * self.convolutions
+        x = convolved(x, channels, mask, train, self.norm, self.dtype)
         x = x.reshape(len(x), -1)
         for i in range(1, self.layers + 1):
             layer = nn.Dense(

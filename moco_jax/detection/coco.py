@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from moco_jax import places
-from moco_jax.data import listing, summary
+from moco_jax.data import listing
 from moco_jax.data.source import existing
-from moco_jax.data.summary import LeftOut, Understood
+from moco_jax.data.summary import LeftOut
 from moco_jax.detection import masks
-from moco_jax.detection.annotated import Annotated, AnnotatedSet, AnnotatedSplits
+from moco_jax.detection.annotated import Annotated, AnnotatedSet, AnnotatedSplits, understood_of
 from moco_jax.detection.corners import Account, mend
 from moco_jax.errors import InputError
 
@@ -59,7 +59,7 @@ def load(file: str) -> dict[str, Any]:
       InputError: it is no JSON, or not in COCO's form.
     """
     try:
-        content = json.loads(listing.read_file(file))
+        content = json.loads(listing.read_again(file))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is no JSON: {error}") from error
     fields = {"images": {"id", "file_name", "height", "width"}, "categories": {"id", "name"}}
@@ -228,19 +228,10 @@ def _set(
     account: Account,
 ) -> AnnotatedSet:
     names = tuple(str(category["name"]) for category in categories)
-    numbers = np.concatenate([image.classes for image in images])
     crowds = sum(int(image.crowd.sum()) for image in images)
-    notes = (f"mended: {account.mended}",) if account.mended else ()
-    understood = Understood(
-        place=f"coco:{where}",
-        images=len(images),
-        kinds=summary.kinds_of(image.path for image in images),
-        labels="categories of boxes",
-        unlabelled=sum(not len(image) for image in images),
-        classes=dict(zip(names, np.bincount(numbers, minlength=len(names)).tolist())),
-        left_out=account.left_out,
-        notes=(*notes, f"{crowds:,} crowds, not trained on") if crowds else notes,
-    )
+    understood = understood_of(f"coco:{where}", images, names, "categories of boxes", account)
+    if crowds:
+        understood = understood.noting(f"{crowds:,} crowds, not trained on")
     return AnnotatedSet(
         name=f"coco:{where}",
         images=tuple(images),

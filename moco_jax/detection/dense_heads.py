@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from moco_jax.detection.layers import Convolution, last_kernel, upsample
+from moco_jax.detection.layers import Convolution, convolved, last_kernel, upsample
 
 
 class MaskHead(nn.Module):
@@ -33,10 +33,8 @@ class MaskHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         """Crops (N, P, P, C) to logits (N, 2P, 2P, K); for `mask` (N,) see BatchNorm."""
-        for i in range(1, self.convolutions + 1):
-            x = Convolution(
-                self.channels, 3, self.norm, relu=True, dtype=self.dtype, name=f"conv{i}"
-            )(x, train, mask)
+        channels = (self.channels,) * self.convolutions
+        x = convolved(x, channels, mask, train, self.norm, self.dtype)
         x = nn.relu(upsample(self.channels, 2, self.dtype, "deconv")(x))
         last = Convolution(
             self.classes, 1, kernel_init=last_kernel(0.001), dtype=self.dtype, name="masks"
@@ -65,10 +63,7 @@ class KeypointHead(nn.Module):
 
         The last doubling is bilinear.
         """
-        for i, channels in enumerate(self.channels, 1):
-            x = Convolution(channels, 3, self.norm, relu=True, dtype=self.dtype, name=f"conv{i}")(
-                x, train, mask
-            )
+        x = convolved(x, self.channels, mask, train, self.norm, self.dtype)
         x = upsample(self.keypoints, 4, self.dtype, "deconv")(x).astype(jnp.float32)
         n, height, width, _ = x.shape
         return jax.image.resize(x, (n, 2 * height, 2 * width, self.keypoints), "linear")

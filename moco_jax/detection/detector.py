@@ -20,7 +20,29 @@ from moco_jax.models.resnet import DEPTHS, ResNet
 Maps = tuple[jax.Array, ...]
 
 
-class PyramidDetector(nn.Module):
+class Detector(nn.Module):
+    """What the two have in common: proposals of the maps, then the heads of boxes."""
+
+    def propose(self, maps: Maps) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Logits and coded boxes of all anchors of each map; see `ProposalHead`."""
+        return self.proposal_head(maps)
+
+    def __call__(
+        self, images: jax.Array, boxes: jax.Array, mask: jax.Array, train: bool
+    ) -> dict[str, Any]:
+        """All outputs for given boxes, by the names of the methods; makes the parameters.
+
+        Args:
+          images: (B, H, W, 3).
+          boxes: (B, R, 4) in pixels of the canvas.
+          mask: (B, R) which are boxes.
+          train: see BatchNorm.
+        """
+        maps = self.maps(images, train)
+        return {"propose": self.propose(maps)} | self.heads(maps, boxes, mask, train)
+
+
+class PyramidDetector(Detector):
     """Faster, Mask or Keypoint R-CNN on a feature pyramid ("R50-FPN").
 
     Every BatchNorm takes its statistics of the batch over all devices, and of no padding.
@@ -62,10 +84,6 @@ class PyramidDetector(nn.Module):
         """P2 to P6 of images (B, H, W, 3), whose sides are multiples of 32."""
         return self.pyramid(self.backbone(images, train, maps=True), train)
 
-    def propose(self, maps: Maps) -> tuple[list[jax.Array], list[jax.Array]]:
-        """Logits and coded boxes of all anchors of each map; see `ProposalHead`."""
-        return self.proposal_head(maps)
-
     def classify(
         self, maps: Maps, boxes: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array, jax.Array]:
@@ -94,22 +112,9 @@ class PyramidDetector(nn.Module):
         crops = self._crops(maps, boxes, 14)
         return _by_image(self.keypoint_head(crops, mask.reshape(-1), train), boxes)
 
-    def __call__(
-        self, images: jax.Array, boxes: jax.Array, mask: jax.Array, train: bool
-    ) -> dict[str, Any]:
-        """All outputs for given boxes, by the names of the methods; makes the parameters.
-
-        Args:
-          images: (B, H, W, 3).
-          boxes: (B, R, 4) in pixels of the canvas.
-          mask: (B, R) which are boxes.
-          train: see BatchNorm.
-        """
-        maps = self.maps(images, train)
-        found = {
-            "propose": self.propose(maps),
-            "classify": self.classify(maps, boxes, mask, train),
-        }
+    def heads(self, maps: Maps, boxes: jax.Array, mask: jax.Array, train: bool) -> dict[str, Any]:
+        """Outputs of all heads by the names of the methods; for the arguments see `classify`."""
+        found = {"classify": self.classify(maps, boxes, mask, train)}
         if self.mask_head:
             found["draw_masks"] = self.draw_masks(maps, boxes, mask, train)
         if self.keypoint_head:
@@ -118,11 +123,10 @@ class PyramidDetector(nn.Module):
 
     def _crops(self, maps: Maps, boxes: jax.Array, cells: int) -> jax.Array:
         """(B * R, P, P, C)."""
-        crops = pyramid_align(maps[:-1], boxes, self.strides[:-1], cells)
-        return crops.reshape(-1, *crops.shape[2:])
+        return _flat(pyramid_align(maps[:-1], boxes, self.strides[:-1], cells))
 
 
-class C4Detector(nn.Module):
+class C4Detector(Detector):
     """Faster or Mask R-CNN whose head is the last stage of the ResNet ("R50-C4").
 
     Every BatchNorm takes its statistics of the batch over all devices, and of no padding.
@@ -157,10 +161,6 @@ class C4Detector(nn.Module):
         """C4 alone, of images (B, H, W, 3)."""
         return self.backbone(images, train, maps=True)[-1:]
 
-    def propose(self, maps: Maps) -> tuple[list[jax.Array], list[jax.Array]]:
-        """Logits and coded boxes of all anchors; see `ProposalHead`."""
-        return self.proposal_head(maps)
-
     def crops(self, maps: Maps, boxes: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         """Maps (B, R, 7, 7, C) of boxes (B, R, 4) after the last stage, which all heads share.
 
@@ -170,37 +170,30 @@ class C4Detector(nn.Module):
           mask: (B, R) which are boxes.
           train: see BatchNorm.
         """
-        crops = roi_align(maps[0], boxes, self.strides[0], 14)
-        crops = crops.reshape(-1, *crops.shape[2:])
+        crops = _flat(roi_align(maps[0], boxes, self.strides[0], 14))
         return _by_image(self.last_stage(crops, mask.reshape(-1), train), boxes)
 
     def classify(self, crops: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits (B, R, K + 1) and coded boxes (B, R, K, 4) of `crops`; see `Predictor`."""
-        logits, deltas = self.predictor(crops.reshape(-1, *crops.shape[2:]))
+        logits, deltas = self.predictor(_flat(crops))
         return _by_image(logits, crops), _by_image(deltas, crops)
 
     def draw_masks(self, crops: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         """Logits (B, R, 14, 14, K) of `crops`, or of some of its boxes, and their mask (B, R)."""
-        flat = crops.reshape(-1, *crops.shape[2:])
-        return _by_image(self.mask_head(flat, mask.reshape(-1), train), crops)
+        return _by_image(self.mask_head(_flat(crops), mask.reshape(-1), train), crops)
 
-    def __call__(
-        self, images: jax.Array, boxes: jax.Array, mask: jax.Array, train: bool
-    ) -> dict[str, Any]:
-        """All outputs for given boxes, by the names of the methods; makes the parameters.
-
-        Args:
-          images: (B, H, W, 3).
-          boxes: (B, R, 4) in pixels of the canvas.
-          mask: (B, R) which are boxes.
-          train: see BatchNorm.
-        """
-        maps = self.maps(images, train)
+    def heads(self, maps: Maps, boxes: jax.Array, mask: jax.Array, train: bool) -> dict[str, Any]:
+        """Outputs of all heads by the names of the methods; for the arguments see `crops`."""
         crops = self.crops(maps, boxes, mask, train)
-        found = {"propose": self.propose(maps), "classify": self.classify(crops)}
+        found = {"classify": self.classify(crops)}
         if self.mask_head:
             found["draw_masks"] = self.draw_masks(crops, mask, train)
         return found
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """(B, R, ...) as (B * R, ...)."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def _by_image(x: jax.Array, boxes: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 N maps: images, or boxes of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +47,25 @@ class Convolution(nn.Module):
         if self.norm:
             x = BatchNorm(dtype=self.dtype, name="bn")(x, train, mask)
         return nn.relu(x) if self.relu else x
+
+
+def convolved(
+    x: jax.Array, channels: Sequence[int], mask: jax.Array, train: bool, norm: bool, dtype: Any
+) -> jax.Array:
+    """Convolutions of 3x3 with ReLU in turn, conv1, conv2 ... of the module that calls it.
+
+    Args:
+      x: (N, H, W, C).
+      channels: out of each.
+      mask: (N,), see BatchNorm.
+      train: see BatchNorm.
+      norm: BatchNorm after each.
+      dtype: of the computation.
+    """
+    for i, features in enumerate(channels, 1):
+        layer = Convolution(features, 3, norm, relu=True, dtype=dtype, name=f"conv{i}")
+        x = layer(x, train, mask)
+    return x
 
 
 def upsample(features: int, size: int, dtype: Any, name: str) -> nn.ConvTranspose:

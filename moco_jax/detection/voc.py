@@ -16,12 +16,11 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from moco_jax import files
-from moco_jax.data import decoding, listing, summary
+from moco_jax.data import decoding, listing
 from moco_jax.data.patience import for_each
-from moco_jax.data.summary import LeftOut, Understood
+from moco_jax.data.summary import LeftOut
 from moco_jax.detection import voc_layout, xmlfile
-from moco_jax.detection.annotated import Annotated, AnnotatedSet, AnnotatedSplits
+from moco_jax.detection.annotated import Annotated, AnnotatedSet, AnnotatedSplits, understood_of
 from moco_jax.detection.corners import Account, mend
 from moco_jax.detection.voc_layout import Folder
 from moco_jax.errors import BadImage, InputError
@@ -93,7 +92,7 @@ def _read_part(
 
 def _read(folder: Folder, key: str) -> _Read:
     file = folder.annotations[key]
-    data = files.retrying(f"reading {file}", lambda: listing.read_file(file), files.is_trouble)
+    data = listing.read_again(file)
     root = xmlfile.parse(data, file)
     objects = [(_text(o, "name"), o.find("bndbox"), o) for o in root.findall("object")]
     used = [(name, _corners(box, file), o) for name, box, o in objects if name and box is not None]
@@ -124,8 +123,7 @@ def _size(path: str) -> tuple[int, int] | None:
     """Height and width of an image, from its first bytes where they say it."""
     with contextlib.suppress(BadImage, OSError), open(path, "rb") as file:
         return decoding.read_header(file.read(_HEAD), _MAX_PIXELS)[:2]
-    read = lambda: listing.read_file(path)  # noqa: E731
-    data = files.retrying(f"reading {path}", read, files.is_trouble)
+    data = listing.read_again(path)
     with contextlib.suppress(BadImage):
         return decoding.read_header(data, _MAX_PIXELS)[:2]
     return None
@@ -142,18 +140,7 @@ def _set(
         if read.without:
             account.left_out.note(NO_BOX, read.key, read.without)
         images.append(_annotated(read, len(images), account, names))
-    numbers = np.concatenate([image.classes for image in images] or [np.zeros(0, np.int32)])
-    counts = dict(zip(names, np.bincount(numbers, minlength=len(names)).tolist()))
-    understood = Understood(
-        place=f"voc:{where}",
-        images=len(images),
-        kinds=summary.kinds_of(image.path for image in images),
-        labels="boxes in XML",
-        unlabelled=sum(not len(image) for image in images),
-        classes=counts,
-        left_out=account.left_out,
-        notes=(f"mended: {account.mended}",) if account.mended else (),
-    )
+    understood = understood_of(f"voc:{where}", images, names, "boxes in XML", account)
     return AnnotatedSet(f"voc:{where}", tuple(images), names, understood=understood)
 
 
