@@ -21,7 +21,8 @@ OPTIMIZERS = ("sgd", "lars", "lamb", "adamw")
 SCHEDULES = ("cosine", "step")
 BACKENDS = ("auto", "cpu", "gpu", "tpu")
 DTYPES = ("auto", "float32", "bfloat16")
-PROTOCOLS = ("pretraining", "supervised")
+PROTOCOLS = ("pretraining", "supervised", "detection")
+DETECTORS = ("fpn", "c4")
 FEATURES = ("backbone", "projection")  # what an encoder gives
 EXTENSIONS = ("stretch", "restart", "hold")
 EVALS = ("knn", "rank_me", "alignment_uniformity", "backbone_std", "unchanged", "accuracy")
@@ -80,7 +81,7 @@ def default() -> ConfigDict:
     c.extended_from = ()  # a run made longer: the epochs that it was to have before, in turn
     c.extension = "stretch"  # its schedules over all epochs: the rate jumps up; restart: from there
     # on as of a new run; hold: with their last values
-    c.protocol = "pretraining"  # or supervised: linear probe and fine-tuning, with labels
+    c.protocol = "pretraining"  # supervised: linear probe, fine-tuning; detection: boxes, masks
     c.init = ""  # checkpoint to start from, in any format that moco_jax.convert reads; "": random
     c.init_encoder = ""  # of several in a file: query, key, or its name; "": query, or a teacher
     c.init_partial = False  # take what fits of a file, and list what does not
@@ -177,6 +178,26 @@ def default() -> ConfigDict:
     s.mix_p = 1.0  # probability that a batch is mixed at all
     s.cutmix_p = 0.5  # probability of cutmix rather than mixup, where both are on
     s.every_epochs = 10.0  # test accuracy; 0: at the end only
+
+    c.detection = b = ConfigDict()  # data.source is voc:PATH or coco:ANNOTATIONS.json:IMAGES
+    b.network = "fpn"  # feature pyramid; c4: the ResNet's last stage is the head of boxes
+    b.masks = False  # learn the outlines, too
+    b.keypoints = False  # and the keypoints; with fpn
+    b.channels = 256  # of the pyramid and the mask head; a keypoint head has twice as many
+    b.features = 1024  # of the two linear layers of the box head; fpn
+    b.canvas = (1344, 1344)  # height and width, pixels, that images are put on
+    b.sides = tuple(range(480, 801, 32))  # pixels of the short side, each drawn as often
+    b.test_side = 800  # pixels
+    b.longest = 1333  # pixels of the long side at most
+    b.mirrored = 0.5  # share of the images
+    b.boxes = 100  # true boxes of an image for which there is room; more are an error
+    b.samples = 512  # proposals of an image that the heads learn from, at most a quarter objects
+    b.proposals = (2000, 1000)  # of a map before suppression, and of an image after it, in training
+    b.test_proposals = (1000, 1000)  # the same in the test
+    b.precise_batches = 200  # that give the BatchNorm statistics of a test; 0: the running ones
+    b.eleven_points = False  # VOC's precision at 11 recalls, as of VOC 2007; False: the area
+    b.spreads = ()  # of each keypoint, COCO's sigmas, for its average precision; (): COCO's of 17
+    b.every_epochs = 0.0  # average precision on the test images; 0: at the end only
 
     c.optim = o = ConfigDict()
     o.name = "sgd"  # lars, lamb, adamw

@@ -14,8 +14,9 @@ IDENTITY = (
     "seed", "epochs", "extended_from", "extension", "protocol", "model", "method", "optim", "data",
     "found",
 )  # fmt: skip
-# ... and of supervised training, which is about the network that it starts from.
-SUPERVISED_IDENTITY = ("init", "init_encoder", "init_partial", "init_part", "supervised")
+# ... and of training with labels, which is about the network that it starts from.
+_START = ("init", "init_encoder", "init_partial", "init_part")
+OWN_IDENTITY = {"supervised": (*_START, "supervised"), "detection": (*_START, "detection")}
 # ... except these, which change speed or safety and never the samples.
 NOT_IDENTITY = (
     "data.threads",
@@ -31,6 +32,7 @@ NOT_IDENTITY = (
     "model.vit.scan",
     "found.head",
     "found.classes",
+    "detection.every_epochs",
 )
 
 
@@ -48,10 +50,10 @@ def identity(config: dict[str, Any]) -> list[str]:
     An option that is younger than the config counts with its default, which is what went before.
     """
     config = upgraded(config)
-    supervised = config["protocol"] == "supervised"
-    names = IDENTITY + SUPERVISED_IDENTITY * supervised
+    own = OWN_IDENTITY.get(config["protocol"], ())
+    names = IDENTITY + own
     options = flat(as_json(default())) | flat(config)
-    without = (*NOT_IDENTITY, "method.name") if supervised else NOT_IDENTITY
+    without = (*NOT_IDENTITY, "method.name") if own else NOT_IDENTITY
     return [
         f"{name} = {value!r}"
         for name, value in sorted(options.items())

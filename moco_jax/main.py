@@ -8,11 +8,11 @@ of the run is gone or missing), 2 wrong flags, config, data or workdir, 3 the tr
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from moco_jax.commands import packaged
 from moco_jax.commands.arguments import parse
@@ -127,7 +127,11 @@ def _main() -> int:
             _line = rendezvous.join(place, CONFIG.value, WORKDIR.value, START_TIMEOUT.value)
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         logging.getLogger("moco_jax").info("Config: %s", packaged.described(file))
-        code = _rehearse() if DRY_RUN.value else loop.run(CONFIG.value, WORKDIR.value, _line)
+        build = _builder(CONFIG.value)
+        if DRY_RUN.value:
+            code = _rehearse(build)
+        else:
+            code = loop.run(CONFIG.value, WORKDIR.value, _line, build)
     except EXPECTED as error:
         code, problem = _report(error)
     except (Exception, KeyboardInterrupt) as error:
@@ -143,10 +147,21 @@ def _main() -> int:
     return code
 
 
-def _rehearse() -> int:
+def _builder(config: ConfigDict) -> Callable:
+    """What makes the experiment of a config; of detection only where that is asked for."""
+    from moco_jax.training import experiment
+
+    if config.protocol != "detection":
+        return experiment.build
+    from moco_jax.detection import protocol
+
+    return protocol.build
+
+
+def _rehearse(build: Callable) -> int:
     from moco_jax.cost.rehearsal import rehearse
 
-    print("\n".join(rehearse(CONFIG.value, WORKDIR.value)), flush=True)
+    print("\n".join(rehearse(CONFIG.value, WORKDIR.value, build)), flush=True)
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from moco_jax.config import (
     BACKENDS,
+    DETECTORS,
     DTYPES,
     EXTENSIONS,
     FEATURES,
@@ -106,6 +107,12 @@ def some_of(names: Collection[str]) -> Range:
 def each(item: Range) -> Range:
     """Any number of values, each in a range."""
     return Range(lambda x: _listed(x) and all(map(item.accepts, x)), f"values, each {item.text}")
+
+
+def some(item: Range) -> Range:
+    """One value or more, each in a range."""
+    every = each(item)
+    return Range(lambda x: every.accepts(x) and len(x) > 0, f"one or more {every.text}")
 
 
 def row(*items: Range) -> Range:
@@ -219,6 +226,14 @@ _GROUPS = {
         "train_backbone": FLAG, "augment": FLAG, "lrs": each(above(0)), "batch_norm": FLAG,
         "held_out": above(0, below=1), "label_smoothing": SHARE, "mixup": at_least(0),
         "cutmix": at_least(0), "mix_p": SHARE, "cutmix_p": SHARE, "every_epochs": at_least(0),
+    },
+    "detection": {
+        "network": one_of(DETECTORS), "masks": FLAG, "keypoints": FLAG, "channels": SIZE,
+        "features": SIZE, "canvas": row(SIZE, SIZE), "sides": some(SIZE), "test_side": SIZE,
+        "longest": SIZE, "mirrored": SHARE, "boxes": SIZE, "samples": whole(4),
+        "proposals": row(SIZE, SIZE), "test_proposals": row(SIZE, SIZE),
+        "precise_batches": COUNT, "eleven_points": FLAG, "spreads": each(above(0)),
+        "every_epochs": at_least(0),
     },
     "optim": {
         "name": one_of(OPTIMIZERS), "base_lr": above(0), "schedule": one_of(SCHEDULES),

@@ -6,6 +6,7 @@ Each file has `main(argv) -> exit code`, and is imported when its command is cal
 COMMANDS = {
     "configs": "lists the recipes, shows the options of one, copies one to edit",
     "convert": "reads and writes checkpoints of other programs",
+    "detect": "boxes, masks and keypoints of images, by a detector that was trained here",
     "features": "writes the features of a data set to a file",
     "knn": "kNN accuracy of a checkpoint, of its untrained network and of raw pixels",
     "neighbors": "the most similar images of a data set to one, or its near-duplicates",

@@ -153,6 +153,12 @@ def describe(contents: Contents) -> str:
         "params/predictor/": "predictor",
         "params/classifier/": "classifier",
     }
+    if contents.config.protocol == "detection":
+        parts |= {
+            "params/predictor/": "detector of boxes",
+            "params/mask_head/": "masks",
+            "params/keypoint_head/": "keypoints",
+        }
     held = [name for prefix, name in parts.items() if contents.holds(prefix)]
     c = contents.config
     if "method_state/queue" in contents.leaves:

@@ -39,7 +39,8 @@ class Contents(NamedTuple):
       step: updates so far.
       extra: what else PyTorch's file had and ours has no use for: the loss scaler's state.
       partial: whether something was left out on request.
-      classes: names of the classifier's classes, where the file tells them.
+      classes: names of the classifier's or detector's classes, where the file tells them.
+      categories: numbers that COCO's file has for them, where there was one.
     """
 
     format: str
@@ -52,6 +53,7 @@ class Contents(NamedTuple):
     extra: dict[str, Any] = {}
     partial: bool = False
     classes: tuple[str, ...] = ()
+    categories: tuple[int, ...] = ()
 
     @property
     def position(self) -> int:

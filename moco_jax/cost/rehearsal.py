@@ -25,12 +25,15 @@ _SECONDS = 5.0  # that steps, and batches, are timed for, roughly
 _TIMES = (2, 50)  # at least and at most so many
 
 
-def rehearse(config: ConfigDict, workdir: str) -> list[str]:
+def rehearse(
+    config: ConfigDict, workdir: str, build: Callable[[ConfigDict], Experiment] = build
+) -> list[str]:
     """Builds a run, compiles its step, times steps and batches; the account in lines.
 
     Args:
       config: of the run.
       workdir: that the run is to have; nothing is read or written there.
+      build: makes the experiment; protocols of an upper floor have their own.
 
     Raises:
       InputError: the config or the data is wrong, or the step does not fit the devices.

@@ -10,11 +10,14 @@ import collections
 import concurrent.futures
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from moco_jax.data import loader, pipeline, workers
+from moco_jax import mesh as meshes
+from moco_jax.data import loader, pipeline, transfer, workers
 from moco_jax.data.loader import Batch, Loaded, Rows
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.detection.annotated import Annotated, AnnotatedSet
@@ -89,6 +92,12 @@ def eval_batches(
     rows = pipeline.eval_rows(np.arange(len(source)), data.eval_batch_size, mine)
     load = functools.partial(_load_one, source, framing, data.max_pixels)
     return Prefetcher(_masked(_batches(source, rows, load, data)), data.prefetch, put)
+
+
+def sent(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """What the streams need to give this process's share of global batches on a mesh."""
+    put = functools.partial(transfer.put, meshes.batched(mesh))
+    return {"host": jax.process_index(), "hosts": jax.process_count(), "put": put}
 
 
 def _batches(

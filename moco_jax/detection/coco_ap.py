@@ -14,7 +14,7 @@ from moco_jax.errors import InputError
 from moco_jax.extras import extra
 
 KINDS = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
-_PEOPLE = 17  # keypoints that COCO has spreads of
+PEOPLE = 17  # keypoints that COCO has spreads of
 _SIZED = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _NAMES = {
     "boxes": (*_SIZED, "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
@@ -46,7 +46,7 @@ def evaluate(
         raise InputError(f"detections on {len(found)} images; expected {len(data)} of {data.name}")
     if kind not in KINDS:
         raise InputError(f"an evaluation of {kind!r}; expected one of {', '.join(KINDS)}")
-    names, count = data.keypoint_names, len(spreads) or _PEOPLE
+    names, count = data.keypoint_names, len(spreads) or PEOPLE
     if kind == "keypoints" and count != len(names):
         raise InputError(f"{count} spreads of the {len(names)} keypoints of {data.name}; expected "
                          "one for each")  # fmt: skip

@@ -112,13 +112,30 @@ class PyramidDetector(Detector):
         crops = self._crops(maps, boxes, 14)
         return _by_image(self.keypoint_head(crops, mask.reshape(-1), train), boxes)
 
-    def heads(self, maps: Maps, boxes: jax.Array, mask: jax.Array, train: bool) -> dict[str, Any]:
-        """Outputs of all heads by the names of the methods; for the arguments see `classify`."""
+    def heads(
+        self,
+        maps: Maps,
+        boxes: jax.Array,
+        mask: jax.Array,
+        train: bool,
+        drawn: jax.Array | None = None,
+    ) -> dict[str, Any]:
+        """Outputs of all heads by the names of the methods.
+
+        Args:
+          maps: as of `classify`, like boxes, mask and train.
+          boxes: (B, R, 4).
+          mask: (B, R).
+          train: see BatchNorm.
+          drawn: (B, Q) in which of the first Q boxes is drawn; None: in all.
+        """
         found = {"classify": self.classify(maps, boxes, mask, train)}
+        drawn = mask if drawn is None else drawn
+        boxes = boxes[:, : drawn.shape[1]]
         if self.mask_head:
-            found["draw_masks"] = self.draw_masks(maps, boxes, mask, train)
+            found["draw_masks"] = self.draw_masks(maps, boxes, drawn, train)
         if self.keypoint_head:
-            found["draw_keypoints"] = self.draw_keypoints(maps, boxes, mask, train)
+            found["draw_keypoints"] = self.draw_keypoints(maps, boxes, drawn, train)
         return found
 
     def _crops(self, maps: Maps, boxes: jax.Array, cells: int) -> jax.Array:
@@ -182,12 +199,20 @@ class C4Detector(Detector):
         """Logits (B, R, 14, 14, K) of `crops`, or of some of its boxes, and their mask (B, R)."""
         return _by_image(self.mask_head(_flat(crops), mask.reshape(-1), train), crops)
 
-    def heads(self, maps: Maps, boxes: jax.Array, mask: jax.Array, train: bool) -> dict[str, Any]:
-        """Outputs of all heads by the names of the methods; for the arguments see `crops`."""
+    def heads(
+        self,
+        maps: Maps,
+        boxes: jax.Array,
+        mask: jax.Array,
+        train: bool,
+        drawn: jax.Array | None = None,
+    ) -> dict[str, Any]:
+        """Outputs of all heads by the names of the methods; see `PyramidDetector.heads`."""
         crops = self.crops(maps, boxes, mask, train)
         found = {"classify": self.classify(crops)}
         if self.mask_head:
-            found["draw_masks"] = self.draw_masks(crops, mask, train)
+            drawn = mask if drawn is None else drawn
+            found["draw_masks"] = self.draw_masks(crops[:, : drawn.shape[1]], drawn, train)
         return found
 
 

@@ -135,6 +135,11 @@ def encode(bits: np.ndarray) -> dict[str, Any]:
     return _library().encode(np.asfortranarray(bits.astype(np.uint8)))
 
 
+def decode(lengths: dict[str, Any]) -> np.ndarray:
+    """Undoes `encode`: bool (H, W)."""
+    return _library().decode(lengths).astype(bool)
+
+
 def in_box(shape: Shape, box: np.ndarray, side: int = BOX_SIDE) -> np.ndarray:
     """The bits within a box, the box stretched to a square.
 

@@ -76,8 +76,9 @@ def kept_of_sorted(
         own = partial(jax.lax.dynamic_slice_in_dim, start_index=block * size, slice_size=size)
         hit = geometry.iou(boxes, own(boxes)) > threshold  # (padded N, S)
         hit &= classes[:, None] == own(classes)[None]
-        # Of the blocks that are not solved yet none is kept.
-        free = own(mask) & ~jnp.any(hit & kept[:, None], axis=0)
+        free = own(mask)
+        if blocks > 1:  # of the blocks that are not solved yet none is kept
+            free &= ~jnp.any(hit & kept[:, None], axis=0)
         settled = _settled(jnp.triu(own(hit), 1), free)
         return jax.lax.dynamic_update_slice_in_dim(kept, settled, block * size, 0)
 

@@ -66,27 +66,72 @@ def evaluate(
     )
 
 
-def _of_class(
-    data: AnnotatedSet, found: Sequence[Detections], number: int, eleven_points: bool
-) -> np.ndarray:
-    """Average precision of a class at each threshold, float64 (T,); NaN without true boxes."""
-    scores, overlaps, owners, difficult, before = [], [], [], [], 0
+class _Ranked(NamedTuple):
+    """Detections of a class over all images, the surest first, (d,) each, and its true boxes, (g,).
+
+    Attributes:
+      overlaps: with the true box that each overlaps most.
+      owners: which that is.
+      exempt: which true boxes need not be found: difficult ones, and COCO's crowds.
+    """
+
+    overlaps: np.ndarray
+    owners: np.ndarray
+    exempt: np.ndarray
+
+    @property
+    def wanted(self) -> int:
+        """How many there are to be found."""
+        return int((~self.exempt).sum())
+
+
+def _ranked(data: AnnotatedSet, found: Sequence[Detections], number: int) -> _Ranked:
+    scores, overlaps, owners, exempt, before = [], [], [], [], 0
     for image, one in zip(data.images, found):
         mine, true = one.classes == number, image.classes == number
         overlap, owner = best(one.boxes[mine], image.boxes[true])
         scores.append(one.scores[mine])
         overlaps.append(overlap)
         owners.append(owner + before)
-        difficult.append(image.difficult[true])
+        exempt.append((image.difficult | image.crowd)[true])
         before += int(true.sum())
-    wanted = int((~np.concatenate(difficult)).sum()) if difficult else 0
-    if not wanted:
-        return np.full(len(THRESHOLDS), np.nan)
+    if not scores:
+        return _Ranked(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, bool))
     order = np.argsort(-np.concatenate(scores), kind="stable")
-    overlaps, owners = np.concatenate(overlaps)[order], np.concatenate(owners)[order]
-    exempt = np.concatenate(difficult)
-    verdicts = (_judge(overlaps >= threshold, owners, exempt) for threshold in THRESHOLDS)
-    return np.array([average_precision(*v, wanted, eleven_points) for v in verdicts])
+    owners = np.concatenate(owners)[order]
+    return _Ranked(np.concatenate(overlaps)[order], owners, np.concatenate(exempt))
+
+
+def _of_class(
+    data: AnnotatedSet, found: Sequence[Detections], number: int, eleven_points: bool
+) -> np.ndarray:
+    """Average precision of a class at each threshold, float64 (T,); NaN without true boxes."""
+    r = _ranked(data, found, number)
+    if not r.wanted:
+        return np.full(len(THRESHOLDS), np.nan)
+    verdicts = (_judge(r.overlaps >= threshold, r.owners, r.exempt) for threshold in THRESHOLDS)
+    return np.array([average_precision(*v, r.wanted, eleven_points) for v in verdicts])
+
+
+def precision_at_recalls(
+    data: AnnotatedSet, found: Sequence[Detections], number: int, points: int = 101
+) -> np.ndarray:
+    """The curve of a class at an overlap of 0.5: the highest precision at a recall or more.
+
+    Args:
+      data: N annotated images.
+      found: N detections, in the same order.
+      number: of the class.
+      points: recalls from 0 to 1, equally far apart.
+
+    Returns:
+      float64 (points,): 0 at recalls that are not reached; NaN without true boxes.
+    """
+    r = _ranked(data, found, number)
+    if not r.wanted:
+        return np.full(points, np.nan)
+    hits, ceiling = _ceiling(*_judge(r.overlaps >= THRESHOLDS[0], r.owners, r.exempt))
+    return ceiling[[np.searchsorted(hits * (points - 1), k * r.wanted) for k in range(points)]]
 
 
 def best(boxes: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,12 +179,16 @@ def average_precision(
       wanted: how many there are to be found, above 0.
       eleven_points: see `evaluate`.
     """
-    hits, misses = np.cumsum(right), np.cumsum(wrong)
-    precision = hits / np.maximum(hits + misses, 1)
-    # From here on no recall has a higher precision.
-    ceiling = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    hits, ceiling = _ceiling(right, wrong)
     if eleven_points:
         # Recall of a tenth or more in whole numbers: 3 / 10 is less than the 0.3 of some.
         reached = [np.searchsorted(hits * 10, k * wanted) for k in range(11)]
         return float(ceiling[reached].mean())
     return float(ceiling[:-1][right].sum() / wanted)
+
+
+def _ceiling(right: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many are right so far, (d,); the highest precision from there on, (d + 1,), at last 0."""
+    hits, misses = np.cumsum(right), np.cumsum(wrong)
+    precision = hits / np.maximum(hits + misses, 1)
+    return hits, np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)

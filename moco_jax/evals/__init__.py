@@ -14,19 +14,22 @@ EVALUATIONS: dict[str, Evaluation] = {
 }
 
 
-def make_watches(context: Context, steps_per_epoch: float) -> list[Watch]:
+def make_watches(
+    context: Context, steps_per_epoch: float, own: Evaluation | None = None
+) -> list[Watch]:
     """The measurements of a run, in the order of their names.
 
     Args:
       context: of the run.
       steps_per_epoch: may be fractional.
+      own: of the run's protocol, for which those of `evals.names` have no meaning.
 
     Raises:
       InputError: an unknown name.
     """
-    watches = []
-    for name in context.config.evals.names:
-        evaluation = EVALUATIONS[choose("evals.names", name, EVALUATIONS)]
+    names, watches = context.config.evals.names, []
+    chosen = [EVALUATIONS[choose("evals.names", name, EVALUATIONS)] for name in names]
+    for evaluation in [own] if own else chosen:
         if measure := evaluation.make(context):
             every = evaluation.every_epochs(context.config) * steps_per_epoch
             watches.append(Watch(every, measure))

@@ -16,7 +16,7 @@ from moco_jax.protocols.heads import describe_head, name_head
 
 log = logging.getLogger(__name__)
 
-TITLES = {"linear": "Linear probe", "finetune": "Fine-tuning"}
+TITLES = {"linear": "Linear probe", "finetune": "Fine-tuning", "detection": "Detection"}
 
 
 def _make(context: Context) -> Measure | None:

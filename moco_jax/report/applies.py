@@ -23,6 +23,7 @@ _ONLY = {
     "method.": ("protocol", ("pretraining",)),
     "data.view2.": ("protocol", ("pretraining",)),
     "supervised.": ("protocol", ("supervised",)),
+    "detection.": ("protocol", ("detection",)),
     "optim.momentum": ("optim.name", ("sgd", "lars")),
     "optim.b1": ("optim.name", ("adamw", "lamb")),
     "optim.b2": ("optim.name", ("adamw", "lamb")),

@@ -68,6 +68,31 @@ GROUPS = (
         share=True,
     ),
     Group(
+        "Average precision", "AP",
+        "On the test images. AP is the mean over overlaps from 0.5 to 0.95.",
+        (
+            Curve("AP50", "boxes, overlap 0.5", "dot"),
+            Curve("AP75", "boxes, overlap 0.75", "dashdot"),
+            Curve("AP", "boxes"),
+            Curve("masks_AP", "masks", "longdashdot"),
+            Curve("keypoints_AP", "keypoints", "longdash"),
+        ),
+        share=True,
+    ),
+    Group(
+        "Parts of the loss", "nats",
+        "Boxes and classes rise at first: the more proposals hold an object, the more there is to "
+        "learn of them.",
+        (
+            Curve("loss_objectness", "objectness of anchors"),
+            Curve("loss_proposals", "boxes of anchors", "dot"),
+            Curve("loss_classes", "classes", "dashdot"),
+            Curve("loss_boxes", "boxes", "longdashdot"),
+            Curve("loss_masks", "masks", "longdash"),
+            Curve("loss_keypoints", "keypoints", "8px,2px"),
+        ),
+    ),
+    Group(
         "Contrast accuracy", "top-1",
         "How often the right key, or prototype, is the nearest one. It falls where the others are "
         "harder to tell apart: as keys of images take the place of the random vectors that a queue "

@@ -98,6 +98,8 @@ def _method(run: Run) -> str:
     if config.get("protocol") == "supervised":
         whole = config.get("supervised", {}).get("train_backbone")
         name = "fine-tuning" if whole else "linear probe"
+    if config.get("protocol") == "detection":
+        name = "detection"
     begun = f"from {config['init']}" if config.get("init") else ""
     return ", ".join(filter(None, (name, recipe, begun)))
 
@@ -117,7 +119,7 @@ def _data(run: Run) -> str:
     parts = [data.get("source", "")]
     if (count := facts.get("images trained on")) is not None:
         parts.append(f"{count:,} images")
-    if "image_size" in data:
+    if "image_size" in data and run.config.get("protocol") != "detection":
         parts.append(f"views of {data['image_size']} pixels")
     return ", ".join(filter(None, parts))
 

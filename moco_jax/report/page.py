@@ -16,6 +16,7 @@ from moco_jax.report import (
     applies,
     curves,
     derived,
+    detected,
     featuremap,
     gallery,
     header,
@@ -31,9 +32,9 @@ from moco_jax.report.rundir import Run
 
 _HERE = pathlib.Path(__file__).parent
 _SECTIONS = {
-    "curves": "Curves", "results": "Evaluations", "classes": "Classes", "maps": "Map of features",
-    "neighbours": "Nearest neighbours", "views": "Views", "recipe": "Recipe",
-    "versions": "Data, hardware, versions",
+    "curves": "Curves", "results": "Evaluations", "detections": "Detections",
+    "classes": "Classes", "maps": "Map of features", "neighbours": "Nearest neighbours",
+    "views": "Views", "recipe": "Recipe", "versions": "Data, hardware, versions",
 }  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def _contents(shown: Sequence[dict[str, Any]], curves_there: bool) -> dict[str, 
     there = {
         "curves": curves_there,
         "results": any(run["results"] or run["votes"] for run in shown),
+        "detections": any(run["detected"] or run["precision"] for run in shown),
         "classes": any(run["classes"] for run in shown),
         "maps": any(run["map"] for run in shown),
         "neighbours": any(run["neighbours"] for run in shown),
@@ -107,12 +109,15 @@ def _template() -> jinja2.Template:
 
 
 def _shown(number: int, run: Run, figures: dict[str, curves.Figure]) -> dict[str, Any]:
-    """What the template shows of one run; adds the run's map to the figures."""
+    """What the template shows of one run; adds what is drawn of it alone to the figures."""
     feature_map, legend, sheet = None, [], None
     if "map" in run.pictures:
         feature_map = f"map{number}"
         figures[feature_map], legend = featuremap.figure(run.pictures)
         sheet = _sheet(run)
+    precision = f"precision{number}"
+    if (drawn := detected.figure(run)) is not None:
+        figures[precision] = drawn
     return {
         "name": run.name,
         "group": f"run{number}",
@@ -128,6 +133,8 @@ def _shown(number: int, run: Run, figures: dict[str, curves.Figure]) -> dict[str
         "map": feature_map,
         "legend": legend,
         "sheet": sheet,
+        "detected": detected.pairs(run),
+        "precision": precision if precision in figures else None,
         "classes": perclass.read(run),
         "images": len(run.pictures.get("map", ())),
         "split": str(run.pictures.get("split", "")),

@@ -26,6 +26,7 @@ OUTCOMES = ("complete", "stopped", "diverged")
 UNFINISHED = "unfinished"  # goes on, or was killed
 _KEYS = {"outcome", "message", "steps", "step", "date", "hardware", "versions", "data"}
 _FACTS, _PICTURES = "report/run.json", "report/pictures.npz"
+_DETECTIONS = "report/detections.npz"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -40,6 +41,7 @@ class Run(NamedTuple):
       facts: of report/run.json; {} where there is none.
       pictures: arrays of report/pictures.npz by name; {} where there is none.
       confusion: the same of knn_confusion.npz.
+      detections: the same of report/detections.npz.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Run(NamedTuple):
     facts: dict[str, Any]
     pictures: dict[str, np.ndarray]
     confusion: Mapping[str, np.ndarray] = MappingProxyType({})
+    detections: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def read_all(workdirs: Sequence[str | os.PathLike | BucketPath]) -> list[Run]:
@@ -80,6 +83,7 @@ def _read(path: Place, name: str) -> Run:
         _facts_of(path),
         files.read_arrays(path / _PICTURES),
         files.read_arrays(path / confusion.FILE),
+        files.read_arrays(path / _DETECTIONS),
     )
 
 
@@ -94,8 +98,22 @@ def save_pictures(workdir: Place, arrays: dict[str, np.ndarray]) -> None:
       workdir: of the run.
       arrays: by name.
     """
-    (workdir / _PICTURES).parent.mkdir(exist_ok=True)
-    files.replace(workdir / _PICTURES, files.as_npz(arrays, compressed=True))
+    _save(workdir / _PICTURES, arrays)
+
+
+def save_detections(workdir: Place, arrays: dict[str, np.ndarray]) -> None:
+    """Keeps what a detector found, as `detected` reads it.
+
+    Args:
+      workdir: of the run.
+      arrays: by name.
+    """
+    _save(workdir / _DETECTIONS, arrays)
+
+
+def _save(path: Place, arrays: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    files.replace(path, files.as_npz(arrays, compressed=True))
 
 
 def save_facts(workdir: Place, facts: dict[str, Any]) -> None:

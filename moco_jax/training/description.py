@@ -21,9 +21,10 @@ def describe(x: Experiment) -> None:
     c, devices = x.config, x.mesh.devices.ravel()
     log.info("Backend %s: %d x %s", devices[0].platform, len(devices), devices[0].device_kind)
     train = x.data.train
-    log_data(x.data)
-    if c.evals.source:
-        log_data(x.evaluated)
+    if not x.own:  # annotated images are described where they are opened
+        log_data(x.data)
+        if c.evals.source:
+            log_data(x.evaluated)
     name = c.method.name if c.protocol == "pretraining" else c.protocol
     log.info(
         "Recipe: %s (%s), %s, %s, batch %d over all devices, learning rate %g (%g x %d / 256), "

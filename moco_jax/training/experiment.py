@@ -10,24 +10,22 @@ import optax
 from moco_jax import mesh as meshes
 from moco_jax import options
 from moco_jax.config import FEATURES, ConfigDict, as_json
-from moco_jax.data import augment, pipeline, subset, transfer
+from moco_jax.data import augment, pipeline, transfer
 from moco_jax.data.fingerprint import fingerprint
 from moco_jax.data.source import Source, Splits
-from moco_jax.errors import InputError
 from moco_jax.evals.knn_options import check_bank
 from moco_jax.methods.method import Batch, Method
 from moco_jax.methods.networks import check_accumulate
 from moco_jax.models import resolve_dtype
-from moco_jax.optim import (
-    make_heads_optimizer,
-    make_optimizer,
-    make_schedule,
-    parameter_groups,
-)
+from moco_jax.ops.course import Course
+from moco_jax.optim import make_schedule
 from moco_jax.protocols import make_task
 from moco_jax.protocols.supervised import Supervised
 from moco_jax.training.facts import facts_of
+from moco_jax.training.own import Own
+from moco_jax.training.parts import evaluated, parts
 from moco_jax.training.step import TrainState, init_state, make_train_step
+from moco_jax.training.task_optimizer import optimizer_of
 
 
 class Experiment(NamedTuple):
@@ -46,6 +44,7 @@ class Experiment(NamedTuple):
         `data.fingerprint`.
       held_out: training images that are not trained on, to choose among heads; or None.
       shapes: of the state, traced once; None: whenever they are asked for.
+      own: of a protocol of an upper floor.
     """
 
     config: ConfigDict
@@ -64,6 +63,7 @@ class Experiment(NamedTuple):
     found: dict[str, Any]
     held_out: Source | None = None
     shapes: TrainState | None = None
+    own: Own | None = None
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -73,31 +73,48 @@ def build(config: ConfigDict) -> Experiment:
       InputError: a value is bad, or values do not fit each other or the data.
       BackendError: the named backend is not there.
     """
-    options.check(config)
-    meshes.use_compilation_cache(config.compilation_cache)
-    meshes.select_backend(config.backend)
-    mesh = meshes.make_mesh(fsdp=config.mesh.fsdp)
-    d = config.data
-    meshes.check_batch("data.batch_size", d.batch_size, mesh)
-    meshes.check_batch("data.eval_batch_size", d.eval_batch_size, mesh)
+    mesh, d = checked(config), config.data
     data = pipeline.open_data(d)
     pipeline.check(data.train, d)
     if data.test:
         pipeline.check(data.test, d)
     mean, std = pipeline.channel_stats(data.train, d)
-    found = {
-        "backend": mesh.devices.flat[0].platform,
-        "dtype": resolve_dtype(config.model.dtype).name,
-        "images": fingerprint(data),
-    }
+    found = computed(config, mesh) | {"images": fingerprint(data)}
     if config.protocol == "supervised":
         found["classes"] = list(data.train.class_names)
-    data, held_out = _parts(config, data)
+    data, held_out = parts(config, data)
     x = assemble(config, mesh, data, (mean, std))
-    x = x._replace(evaluated=_evaluated(config, data), found=found, held_out=held_out)
+    x = x._replace(evaluated=evaluated(config, data), found=found, held_out=held_out)
     if "knn" in config.evals.names and not on_features(config):
         check_bank(config.knn, x.evaluated)
     return x
+
+
+def checked(config: ConfigDict) -> jax.sharding.Mesh:
+    """The mesh of a run whose options are in their ranges, and whose batches fit the devices.
+
+    Raises:
+      InputError: they are not.
+      BackendError: the named backend is not there.
+    """
+    options.check(config)
+    meshes.use_compilation_cache(config.compilation_cache)
+    meshes.select_backend(config.backend)
+    mesh = meshes.make_mesh(fsdp=config.mesh.fsdp)
+    meshes.check_batch("data.batch_size", config.data.batch_size, mesh)
+    meshes.check_batch("data.eval_batch_size", config.data.eval_batch_size, mesh)
+    return mesh
+
+
+def computed(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Of `Experiment.found` what the devices decide: 'backend' and 'dtype'.
+
+    Args:
+      config: the options.
+      mesh: over the devices.
+    """
+    dtype = resolve_dtype(config.model.dtype).name
+    return {"backend": mesh.devices.flat[0].platform, "dtype": dtype}
 
 
 def assemble(
@@ -120,10 +137,38 @@ def assemble(
     facts = facts_of(config, data.train)
     task = make_task(config, facts)
     check_accumulate(config, mesh.size)
+    views = augment.make_views(task.views, config.data.image_size, *channels, config.seed)
+    return composed(config, mesh, data, channels, task, views, facts.steps)
+
+
+def composed(
+    config: ConfigDict,
+    mesh: jax.sharding.Mesh,
+    data: Splits,
+    channels: tuple[tuple[float, ...], tuple[float, ...]],
+    task: Any,
+    views: Callable[[dict[str, Any], int], jax.Array],
+    course: Course,
+) -> Experiment:
+    """As `assemble`, with what is trained.
+
+    Args:
+      config: the options.
+      mesh: over the devices.
+      data: what is trained on and tested on.
+      channels: mean and standard deviation of each.
+      task: what is trained.
+      views: `Experiment.augment`.
+      course: the steps.
+
+    Raises:
+      InputError: values do not fit each other, the data or the devices.
+    """
     batch_size, (mean, std) = config.data.batch_size, channels
-    schedule = make_schedule(config.optim, batch_size, facts.steps, facts.steps_per_epoch)
+    steps_per_epoch = len(data.train) / batch_size
+    schedule = make_schedule(config.optim, batch_size, course, steps_per_epoch)
     params, _ = jax.eval_shape(task.init, jax.random.key(config.seed))
-    tx, frozen = _optimizer(config.optim, task, params, schedule)
+    tx, frozen = optimizer_of(config.optim, task, params, schedule)
     x = Experiment(
         config=config,
         mesh=mesh,
@@ -131,69 +176,18 @@ def assemble(
         evaluated=data,
         mean=mean,
         std=std,
-        augment=augment.make_views(task.views, config.data.image_size, mean, std, config.seed),
+        augment=views,
         task=task,
         tx=tx,
         schedule=schedule,
         frozen=frozen,
-        steps=facts.steps.steps,
-        steps_per_epoch=facts.steps_per_epoch,
+        steps=course.steps,
+        steps_per_epoch=steps_per_epoch,
         found={},
     )
     x = x._replace(shapes=_state_shapes(x))
     state_shardings(x)  # refuses what cannot lie on the mesh
     return x
-
-
-def _evaluated(config: ConfigDict, data: Splits) -> Splits:
-    """The images of `evals.source`, checked; or the run's own."""
-    if not config.evals.source:
-        return data
-    d = config.data.copy_and_resolve_references()
-    d.source, d.test_share = config.evals.source, 0.0
-    other = pipeline.open_data(d)
-    for part in filter(None, other):
-        pipeline.check(part, d)
-        if part.channels != data.train.channels:
-            raise InputError(
-                f"evals.source={d.source!r}: images of {part.channels} channels; the training "
-                f"images have {data.train.channels}"
-            )
-    return other
-
-
-def _parts(config: ConfigDict, data: Splits) -> tuple[Splits, Source | None]:
-    """The images that are trained on and tested on, and those held out of training, if any."""
-    s, batch_size = config.supervised, config.data.batch_size
-    held_out = None
-    if config.protocol == "supervised":
-        if not data.train.labelled:
-            raise InputError(f"protocol='supervised' needs labelled training images; "
-                             f"{data.train.name} has none")  # fmt: skip
-        if data.test is None or not data.test.labelled:
-            raise InputError(f"protocol='supervised' needs labelled test images; {data.train.name} "
-                             f"has none: data.test_share=0.2 holds some out")  # fmt: skip
-        data = Splits(*map(subset.labelled_only, data))
-    train = subset.label_share(data.train, config.data.label_share, config.seed)
-    if config.protocol == "supervised" and not s.train_backbone and (s.lrs or s.batch_norm):
-        train, held_out = subset.hold_out(train, s.held_out, config.seed)
-    pipeline.check(train, config.data, batch_size)
-    return data._replace(train=train), held_out
-
-
-def _optimizer(
-    optim: ConfigDict, task: Method | Supervised, params: Any, schedule: optax.Schedule
-) -> tuple[optax.GradientTransformation, Any]:
-    """The optimizer, and the tree of bool that says which parameters it leaves alone."""
-    if isinstance(task, Supervised) and task.heads:
-        frozen = {
-            name: jax.tree.map(lambda _, here=name: here != "classifier", part)
-            for name, part in params.items()
-        }
-        return make_heads_optimizer(optim, params, schedule, task.heads), frozen
-    groups = parameter_groups(optim, params)
-    frozen = jax.tree.map(lambda group: group == "frozen", groups)
-    return make_optimizer(optim, params, schedule, task.layers), frozen
 
 
 def on_features(config: ConfigDict) -> bool:
@@ -269,6 +263,8 @@ def _state_shapes(x: Experiment) -> TrainState:
 
 def train_batches(x: Experiment, start: int) -> pipeline.Prefetcher:
     """Training batches of `x` on its mesh, from position `start` on."""
+    if x.own:
+        return x.own.batches(start)
     source, c = x.data.train, x.config
     return pipeline.train_batches(
         source, c.data, c.seed, start, views=x.task.views, **_transfer(x, source)

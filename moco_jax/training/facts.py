@@ -22,13 +22,17 @@ def facts_of(config: ConfigDict, train: Source) -> Facts:
         images=len(train),
         classes=subset.count_classes(train),
         image_shape=(size, size, train.channels),
-        steps=_course(config, steps_per_epoch),
+        steps=course_of(config, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
     )
 
 
-def _course(config: ConfigDict, steps_per_epoch: float) -> Course:
+def course_of(config: ConfigDict, steps_per_epoch: float) -> Course:
     """The steps of the run, and those of each length that it was to have before.
+
+    Args:
+      config: of the run.
+      steps_per_epoch: need not be whole.
 
     Raises:
       InputError: these do not grow, or a rate of 0 is to be held.

@@ -4,6 +4,7 @@ A training file of the same method is continued, optimizer and all; of other fil
 taken. What is taken, what is not and what stays random is logged.
 """
 
+import collections
 import logging
 from collections.abc import Iterable
 
@@ -59,9 +60,10 @@ def first_state(x: Experiment, workdir: Place) -> TrainState:
     part = choose("init_part", x.config.init_part, INIT_PARTS)
     if not x.config.init:
         return fresh_state(x)
-    like = abstract_state(x)
-    wanted = named(like)
+    wanted = named(abstract_state(x))
     contents = _fit_position(_read(x.config), x.config)
+    if x.own:
+        return _filled(x, _adopted(contents, wanted, x))
     taken = _networks(_backbone(contents) if part == "backbone" else contents, wanted)
     same = x.config.protocol == "pretraining" and contents.method == x.config.method.name
     if part == "all" and same and contents.holds("optimizer/"):
@@ -71,6 +73,13 @@ def first_state(x: Experiment, workdir: Place) -> TrainState:
         if jax.process_index() == 0:
             save_imported(contents._replace(step=step), workdir)
     _report(contents, wanted, taken)
+    return _filled(x, taken)
+
+
+def _filled(x: Experiment, taken: Leaves) -> TrainState:
+    """The state with what is taken, the rest of it random."""
+    like = abstract_state(x)
+    wanted = named(like)
     # Nothing is made that would be replaced.
     leaves = {} if taken.keys() >= wanted.keys() else named(fresh_state(x))
     for name, value in taken.items():
@@ -129,6 +138,25 @@ def _backbone(contents: Contents) -> Contents:
     prefixes = ("params/backbone/", "method_state/stats/backbone/")
     leaves = {name: leaf for name, leaf in contents.leaves.items() if name.startswith(prefixes)}
     return contents._replace(leaves=leaves)
+
+
+def _adopted(contents: Contents, wanted: Leaves, x: Experiment) -> Leaves:
+    """The backbone's arrays where the run's protocol has them; says what is taken and what not."""
+    leaves = {x.own.renamed(name): leaf for name, leaf in _backbone(contents).leaves.items()}
+    taken = _take(contents._replace(leaves=leaves), wanted, *x.own.taken)
+    if not taken:
+        raise CheckpointError(f"init={x.config.init!r}: there is no backbone in the file")
+    own = {name for name in wanted if name.startswith(("params/", "method_state/stats/"))}
+    log.info("Taken from %s: %s", x.config.init, _counted(taken))
+    log.info("At their first values: %s", _counted(own - taken.keys()) or "none")
+    return taken
+
+
+def _counted(names: Iterable[str]) -> str:
+    """Arrays by the network that they are of: '53 of backbone, 2 of predictor'."""
+    parts = [name.removeprefix("method_state/stats/").removeprefix("params/") for name in names]
+    counts = collections.Counter(part.partition("/")[0] for part in parts)
+    return ", ".join(f"{count} of {part}" for part, count in sorted(counts.items()))
 
 
 def _networks(contents: Contents, wanted: Leaves) -> Leaves:

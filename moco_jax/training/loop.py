@@ -47,7 +47,10 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: ConfigDict, workdir: str | os.PathLike | BucketPath, line: Line | None = None
+    config: ConfigDict,
+    workdir: str | os.PathLike | BucketPath,
+    line: Line | None = None,
+    build: Callable[[ConfigDict], Experiment] = build,
 ) -> int:
     """Trains as `config` says, or goes on with what `workdir` holds.
 
@@ -55,6 +58,7 @@ def run(
       config: of the run.
       workdir: of the run; the same for all processes.
       line: to the other processes, if there are some.
+      build: makes the experiment; protocols of an upper floor have their own.
 
     Returns:
       The process's exit code: 0 when the run is complete, EXIT_RESTART when a signal stopped
@@ -71,11 +75,11 @@ def run(
         if line is None or line.index == 0:
             stack.enter_context(lock.held(path, end_process))
             stack.enter_context(logfile.logged(path))
-        return _run(config, path, line)
+        return _run(build(config), path, line)
 
 
-def _run(config: ConfigDict, path: Place, line: Line | None) -> int:
-    x = build(config)
+def _run(x: Experiment, path: Place, line: Line | None) -> int:
+    config = x.config
     describe(x)
     device_memory.check_state(x)
     exchange = line.exchange if line else alone
@@ -111,7 +115,7 @@ def _run(config: ConfigDict, path: Place, line: Line | None) -> int:
         reports.conclude(context, "stopped")
         log.warning("Stopped; the same command resumes.")
         return EXIT_RESTART
-    encode = partial(context.encode(config.knn.features), state)
+    encode = partial(context.encode(config.knn.features), state) if x.task.encode else None
     reports.conclude(context, "complete", encode)
     if not writing:
         return 0
@@ -129,7 +133,8 @@ def _loop(
     line: Line | None,
 ) -> tuple[TrainState, bool]:
     """Steps `start` + 1 to the last; the state, and False when a signal ended them early."""
-    c, watches = x.config, make_watches(context, x.steps_per_epoch)
+    c, own = x.config, x.own and x.own.evaluation
+    watches = make_watches(context, x.steps_per_epoch, own)
     monitor = _monitor(x, context.workdir, start)
     if start >= x.steps:
         rows = metric_files.read(context.workdir)

@@ -9,11 +9,15 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from configs import finetune, linear
+from configs import detection, finetune, linear
 from moco_jax import config
+from moco_jax.detection import measured, protocol
 from moco_jax.errors import CheckpointError
+from moco_jax.evals import make_watches
 from moco_jax.training import experiment, loop, own_run
+from moco_jax.training.context import make_context
 from moco_jax.training.first_state import first_state
+from tests import shapes
 from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
 
 CONFIGS = pathlib.Path(config.__file__).parents[1] / "configs"
@@ -32,21 +36,30 @@ def get_variants(name):
 
 
 ALL = [
-    ("demo",), ("demo", "long"), ("v1_r50",), ("v2_r50",), ("v2_r50", "800"),
+    ("demo",),
+    ("demo", "long"),
+    ("v1_r50",),
+    ("v2_r50",),
+    ("v2_r50", "800"),
     *(("v3_r50", e) for e in ("100", "300", "1000", "cifar10", "demo")),
     *(("v3_vit", v) for v in VITS),
-    ("v2_r18_cifar10",), ("v2_r18_cifar10", "800_symmetric"), ("fashion_r18",), ("fashion_vit",),
+    ("v2_r18_cifar10",),
+    ("v2_r18_cifar10", "800_symmetric"),
+    ("fashion_r18",),
+    ("fashion_vit",),
     *((m, v) for m in COMPARED for v in get_variants(m)),
-    *(("linear", v) for v in linear.PRETRAINING), *(("finetune", v) for v in finetune.VARIANTS),
-]  # fmt: skip
+    *(("linear", v) for v in linear.PRETRAINING),
+    *(("finetune", v) for v in finetune.VARIANTS),
+]
+DETECTORS = [("detection", v) for v in detection.VARIANTS]  # fmt: skip
 
 
 def test_all_configs_are_covered():
     files = {path.stem for path in CONFIGS.glob("*.py")} - {"__init__"}
-    assert files == {name for name, *_ in ALL}
+    assert files == {name for name, *_ in ALL + DETECTORS}
 
 
-@pytest.mark.parametrize("name", sorted({name for name, *_ in ALL}))
+@pytest.mark.parametrize("name", sorted({name for name, *_ in ALL + DETECTORS}))
 def test_header_states_command_and_result(name):
     text = importlib.import_module(f"configs.{name}").__doc__
     assert f"python -m moco_jax.main --config=configs/{name}.py" in text
@@ -69,6 +82,17 @@ def test_builds(args, tmp_path):
     else:
         assert len(frozen) == (2 if c.optim.freeze else 0)
     assert all(leaf.dtype != "float64" for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("args", DETECTORS, ids=":".join)
+def test_detectors_build(args, tmp_path):
+    """The full recipe by shape only, on an image with shapes, two keypoints each."""
+    c = get(*args)
+    c.data.source = c.evals.source = shapes.write(tmp_path, 1)
+    c.detection.spreads, c.data.batch_size, c.data.eval_batch_size = (0.1, 0.1), 16, 16
+    x = protocol.build(c)
+    assert x.steps == round(c.epochs / 16)
+    assert all(leaf.dtype != "float64" for leaf in jax.tree.leaves(x.shapes))
 
 
 def test_a_wrong_variant_names_the_nearest():
@@ -123,7 +147,8 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     tune.model.vit.norm = "batch"
     swav, bank = (tiny_config(m, source) for m in ("swav", "memory_bank"))
     traced = lars, tune, swav, bank
-    for c in (run, again, resnet, probe, *traced):
+    boxes = shapes.tiny_config(shapes.write(tmp_path / "shapes", 8), keypoints=True)
+    for c in (run, again, resnet, probe, boxes, *traced):
         places |= {(id(record), key): name for record, key, name in leaves(c)}
     read, original = set(), ConfigDict.__getitem__
 
@@ -141,6 +166,10 @@ def test_every_option_is_read(tmp_path, monkeypatch):
         with experiment.train_batches(x, 0) as batches:
             experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
     experiment.build(resnet)
+    x = protocol.build(boxes)
+    x.own.batches(0).close()
+    make_watches(make_context(x, tmp_path), x.steps_per_epoch, x.own.evaluation)
+    measured.voc(x, [measured.NOTHING] * len(x.data.test))
     first_state(experiment.build(tune), tmp_path)
     own_run.take(tune)
     assert loop.run(probe, tmp_path / "probe") == 0

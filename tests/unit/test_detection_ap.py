@@ -1,5 +1,6 @@
 """Average precision by hand, and what evaluations refuse; parity is in tests/parity."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -38,6 +39,8 @@ def test_precision_by_hand(boxes, scores, area, eleven):
         result = voc_ap.evaluate(data, [found(boxes, scores)], points)
         for value in (result.ap50, result.ap, result.ap75, result.classes["a"]):
             assert math.isclose(value, wanted)
+        curve = voc_ap.precision_at_recalls(data, [found(boxes, scores)], 0, 11)
+        assert math.isclose(curve.mean(), eleven)
 
 
 def test_a_difficult_box_neither_helps_nor_harms():
@@ -45,6 +48,8 @@ def test_a_difficult_box_neither_helps_nor_harms():
     data = annotations.a_set([image], 1)
     assert voc_ap.evaluate(data, [found([LEFT, LEFT, RIGHT], [0.9, 0.8, 0.7])]).ap == 1
     assert voc_ap.evaluate(data, [found([LEFT], [0.9])]).ap == 0
+    crowd = dataclasses.replace(image, difficult=~image.difficult, crowd=image.difficult)
+    assert np.isnan(voc_ap.precision_at_recalls(annotations.a_set([crowd], 1), [found()], 0)).all()
 
 
 def test_overlap_decides_at_which_threshold_a_box_counts():

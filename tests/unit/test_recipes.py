@@ -188,3 +188,32 @@ def test_transfer_recipe(name, decay, mixup, cutmix, erase, drop):
     assert (c.optim.weight_decay, c.supervised.mixup, c.supervised.cutmix) == (decay, mixup, cutmix)
     assert (c.data.view1.erase_p, c.model.vit.drop_path) == (erase, drop)
     assert c.data.image_size == 224
+
+
+@pytest.mark.parametrize(
+    ("variant", "images", "steps", "drops"),
+    [
+        ("voc_r50c4_24k", 16_551, 24_000, (18_000, 22_000)),
+        ("coco_r50c4_1x", 117_266, 90_000, (60_000, 80_000)),
+        ("coco_r50fpn_1x", 117_266, 90_000, (60_000, 80_000)),
+        ("coco_r50fpn_2x", 117_266, 180_000, (120_000, 160_000)),
+        ("coco_keypoint", 64_115, 90_000, (60_000, 80_000)),
+    ],
+)
+def test_detection(variant, images, steps, drops):
+    c = get("detection", variant)
+    d, of_epoch = c.detection, images / c.data.batch_size
+    assert (c.data.batch_size, lr(c), c.optim.momentum) == (16, pytest.approx(0.02), 0.9)
+    assert round(c.epochs * of_epoch) == steps
+    assert tuple(round(epoch * of_epoch) for epoch in c.optim.step_epochs) == drops
+    assert round(c.optim.warmup_epochs * of_epoch) == 100
+    assert (c.optim.schedule, c.optim.step_factor, c.optim.weight_decay) == ("step", 0.1, 1e-4)
+    assert (c.optim.freeze, c.optim.exclude) == ((), ("bn",)), "nothing frozen; norms: no decay"
+    voc, keypoints = variant.startswith("voc"), variant == "coco_keypoint"
+    assert tuple(d.sides) == tuple(range(480 if voc else 640, 801, 32))
+    assert (d.test_side, d.longest, d.samples, d.eleven_points) == (800, 1333, 512, voc)
+    assert (d.masks, d.keypoints) == (not voc and not keypoints, keypoints)
+    c4 = "c4" in variant
+    assert d.network == ("c4" if c4 else "fpn")
+    assert tuple(d.test_proposals) == ((6000, 1000) if c4 else (1000, 1000))
+    assert tuple(d.proposals) == ((12_000, 2000) if c4 else (2000, 1000))

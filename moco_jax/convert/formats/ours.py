@@ -49,9 +49,9 @@ def read(path: pathlib.Path) -> Contents:
     """
     step = _step(path)
     arrays, meta = checkpoint.read(step)
-    c = _config(meta["config"])
+    c, found = _config(meta["config"]), meta["config"].get("found", {})
     if c.protocol == "supervised" and not c.supervised.train_backbone:
-        arrays = _one_head(arrays, c, meta["config"].get("found", {}).get("head"), step)
+        arrays = _one_head(arrays, c, found.get("head"), step)
     leaves = {optimizer_leaf(name, arrays): leaf for name, leaf in arrays.items()}
     number = int(leaves.pop("step"))
     workdir = step.parent.parent
@@ -71,7 +71,8 @@ def read(path: pathlib.Path) -> Contents:
         epoch=about.get("epoch") if epoch is None else epoch,
         step=number,
         extra=about.get("extra", {}),
-        classes=tuple(meta["config"].get("found", {}).get("classes", ())),
+        classes=tuple(found.get("classes", ())),
+        categories=tuple(found.get("category_ids", ())),
     )
 
 

@@ -1,0 +1,23 @@
+"""What a protocol of an upper floor brings to the loop."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from moco_jax.data.prefetch import Prefetcher
+from moco_jax.evals.evaluation import Evaluation
+
+
+class Own(NamedTuple):
+    """What a protocol of an upper floor brings itself, in place of what is usual.
+
+    Attributes:
+      batches: position -> training batches from there on, on the mesh.
+      renamed: what an array of a file's backbone is called in the state.
+      taken: how the names of those arrays of the state begin that a file gives.
+      evaluation: the one that has a meaning for it.
+    """
+
+    batches: Callable[[int], Prefetcher]
+    renamed: Callable[[str], str]
+    taken: tuple[str, ...]
+    evaluation: Evaluation
