@@ -28,6 +28,7 @@ class Convolution(nn.Module):
       relu: at the end.
       kernel_init: initializer.
       dtype: of the computation.
+      dilation: of the kernel.
     """
 
     features: int
@@ -36,13 +37,15 @@ class Convolution(nn.Module):
     relu: bool = False
     kernel_init: Callable = relu_kernel
     dtype: Any = jnp.float32
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """(N, H, W, C) to (N, H, W, features); for `mask` (N,) see BatchNorm."""
         x = nn.Conv(
-            self.features, (self.size, self.size), padding=self.size // 2, dtype=self.dtype,
-            use_bias=not self.norm, kernel_init=self.kernel_init, name="conv",
+            self.features, (self.size, self.size), padding=self.size // 2 * self.dilation,
+            kernel_dilation=self.dilation, dtype=self.dtype, use_bias=not self.norm,
+            kernel_init=self.kernel_init, name="conv",
         )(x)  # fmt: skip
         if self.norm:
             x = BatchNorm(dtype=self.dtype, name="bn")(x, train, mask)

@@ -30,11 +30,14 @@ EXPANSION = 4  # output channels of a bottleneck, as a multiple of its inner one
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Conv:
+def _conv(
+    features: int, size: int, stride: int, dtype: Any, name: str, dilation: int = 1
+) -> nn.Conv:
     """A convolution padded as PyTorch's: evenly, whereas "SAME" depends on the image size."""
     return nn.Conv(
-        features, (size, size), stride, padding=size // 2, use_bias=False, dtype=dtype,
-        kernel_init=_kernel_init, conv_general_dilated=convolve, name=name,
+        features, (size, size), stride, padding=size // 2 * dilation, kernel_dilation=dilation,
+        use_bias=False, dtype=dtype, kernel_init=_kernel_init, conv_general_dilated=convolve,
+        name=name,
     )  # fmt: skip
 
 
@@ -45,7 +48,7 @@ def convolve(
     padding: Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated` without dilation or groups, fast on the smallest maps too.
+    """`lax.conv_general_dilated` without groups, fast on the smallest maps too.
 
     XLA exchanges image and kernel where the kernel is the larger, and on CPUs has no fast program
     for that: convolutions to 2x2 take up to nine times as long as one product of the patches
@@ -65,7 +68,8 @@ def convolve(
     down, across = strides
     rows = (x.shape[1] + sum(padding[0]) - height) // down + 1
     columns = (x.shape[2] + sum(padding[1]) - width) // across + 1
-    if max(rows, columns) > 2 or height == width == 1:
+    dilated = max(options.get("rhs_dilation") or (1,)) > 1
+    if max(rows, columns) > 2 or height == width == 1 or dilated:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     patches = [
@@ -87,6 +91,7 @@ class Block(nn.Module):
       zero_init_residual: start the last BatchNorm at scale 0, and the block as the identity.
       bn_groups: of every BatchNorm.
       dtype: of the computation.
+      dilation: of the 3x3 convolutions.
     """
 
     features: int
@@ -95,6 +100,7 @@ class Block(nn.Module):
     zero_init_residual: bool
     bn_groups: int
     dtype: Any
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
@@ -108,7 +114,8 @@ class Block(nn.Module):
         for i, (features, size, stride) in enumerate(layers, 1):
             last = i == len(layers)
             scale = nn.initializers.constant(float(not (last and self.zero_init_residual)))
-            y = _conv(features, size, stride, self.dtype, f"conv{i}")(y)
+            dilation = self.dilation if size > 1 else 1
+            y = _conv(features, size, stride, self.dtype, f"conv{i}", dilation)(y)
             y = BatchNorm(self.bn_groups, scale_init=scale, dtype=self.dtype, name=f"bn{i}")(
                 y, train, mask
             )
@@ -132,6 +139,8 @@ class ResNet(nn.Module):
       remat: policy of `models.remat`, of every block.
       bn_groups: of every BatchNorm.
       dtype: of the computation; parameters and BatchNorm statistics are float32.
+      dilated: the last stage's stride is 1, and its 3x3 convolutions are dilated by 2: for dense
+        tasks, twice as fine a map.
     """
 
     stages: tuple[int, ...]
@@ -142,6 +151,7 @@ class ResNet(nn.Module):
     remat: str = "none"
     bn_groups: int = 1
     dtype: Any = jnp.float32
+    dilated: bool = False
 
     @property
     def num_features(self) -> int:
@@ -186,14 +196,16 @@ class ResNet(nn.Module):
             x = self.pool(x)
         block, stages = rematerialized(Block, self.remat), []
         for stage, blocks in enumerate(self.stages):
+            dilated = self.dilated and stage == len(self.stages) - 1
             for i in range(blocks):
                 x = block(
                     features=self._channels(stage),
-                    stride=2 if stage > 0 and i == 0 else 1,
+                    stride=2 if stage > 0 and i == 0 and not dilated else 1,
                     bottleneck=self.bottleneck,
                     zero_init_residual=self.zero_init_residual,
                     bn_groups=self.bn_groups,
                     dtype=self.dtype,
+                    dilation=2 if dilated else 1,
                     name=f"layer{stage + 1}_{i}",
                 )(x, train)
             stages.append(x)
