@@ -25,6 +25,8 @@ _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of a 
 _REDUCED = {1: 0, 2: 16, 4: 32, 8: 64}
 # OpenCV reads these as Pillow does, sooner; of the others Pillow's way is taken.
 _OPENCV = ("JPEG", "PNG", "WEBP", "BMP")
+# Bits and colour type of a PNG whose pixels are numbers as they stand: gray, or a palette's.
+_NUMBERS = {(8, 0), (8, 3), (4, 3), (2, 3), (1, 3)}
 
 
 class Header(NamedTuple):
@@ -147,6 +149,37 @@ def _decode_with_pil(data: bytes, kind: str) -> np.ndarray:
             gray = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(gray[..., None], 3, axis=2)
         return np.asarray(image.convert("RGB"))
+
+
+def check_numbers(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """Height and width of a PNG whose pixels are numbers, of which its first bytes are enough.
+
+    Args:
+      data: the encoded image.
+      max_pixels: more are refused.
+
+    Raises:
+      BadImage: it is no PNG, or its pixels are colours, or of another depth.
+    """
+    header = read_header(data, max_pixels)
+    if _kind(data) != "PNG" or tuple(data[24:26]) not in _NUMBERS:
+        raise BadImage("expected a PNG with a palette or 8 bits of gray, whose pixels are numbers")
+    return header.height, header.width
+
+
+def decode_numbers(data: bytes, max_pixels: int) -> np.ndarray:
+    """The numbers of a PNG's pixels, uint8 (H, W): a palette is not looked up.
+
+    Args:
+      data: the encoded image.
+      max_pixels: more are refused.
+
+    Raises:
+      BadImage: see `check_numbers`; or it is cut short.
+    """
+    check_numbers(data, max_pixels)
+    with _decoder_errors(), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        return np.asarray(image)
 
 
 def deep_value(data: bytes, max_pixels: int) -> int | None:

@@ -8,19 +8,19 @@ width, and the centre of the first pixel is at 0.5.
 
 import dataclasses
 import logging
-import pkgutil
 import re
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
 
-from moco_jax import config
-from moco_jax.data import decoding, listing, summary
+from moco_jax.data import summary
 from moco_jax.data.summary import Understood
 from moco_jax.detection.corners import Account
+from moco_jax.detection.image_files import read_pixels
 from moco_jax.detection.masks import Shape
-from moco_jax.errors import BadImage, InputError, StorageError
+from moco_jax.detection.opening import open_by
+from moco_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -73,20 +73,7 @@ class Annotated:
           BadImage: it cannot be read, or has another size than its annotation says.
           StorageError: the machine is to blame, and remains so.
         """
-        try:
-            data = listing.read_again(self.path, self.name)
-            decoding.read_header(data, max_pixels)
-            image = decoding.decode(data)
-        except StorageError:
-            raise  # not the image's fault
-        except (BadImage, OSError) as error:
-            raise BadImage(f"{self.name}: {error}") from error
-        if image.shape[:2] != (self.height, self.width):
-            raise BadImage(
-                f"{self.name} has {image.shape[1]} x {image.shape[0]} pixels; its annotation says "
-                f"{self.width} x {self.height}"
-            )
-        return image
+        return read_pixels(self.path, self.name, (self.height, self.width), max_pixels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -205,14 +192,4 @@ def open_annotated(spec: str) -> AnnotatedSplits:
       MissingError: for a path that does not exist.
       StorageError: files cannot be read, again and again.
     """
-    kind, _, where = spec.partition(":")
-    forms = {form.partition(":")[0]: form for form in OPENERS}
-    form = forms[config.choose("detection's data", kind, forms)]
-    if not where.strip():
-        raise InputError(f"detection's data {spec!r}: expected {form!r}")
-    splits = pkgutil.resolve_name(OPENERS[form])(where)
-    log.info("Data: %s", splits.train.name)
-    understood = (part and part.understood for part in splits)
-    for heading, text in summary.facts(*understood).items():
-        log.info("  %s: %s", heading, text)
-    return splits
+    return open_by("detection's data", spec, OPENERS)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-IGNORED = 255  # of a label map: a pixel without a class, or padding
+from moco_jax.detection.label_maps import IGNORED
 
 
 def pixel_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -6,7 +6,6 @@ The image's own size and the file's own name count, not what the XML says of the
 another machine, or of the image before it was made smaller.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -16,20 +15,19 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from moco_jax.data import decoding, listing
+from moco_jax.data import listing
 from moco_jax.data.patience import for_each
 from moco_jax.data.summary import LeftOut
 from moco_jax.detection import voc_layout, xmlfile
 from moco_jax.detection.annotated import Annotated, AnnotatedSet, AnnotatedSplits, understood_of
 from moco_jax.detection.corners import Account, mend
+from moco_jax.detection.image_files import size_of
 from moco_jax.detection.voc_layout import Folder
-from moco_jax.errors import BadImage, InputError
+from moco_jax.errors import InputError
 
 _READERS = 16  # files at a time: on a network, reading is waiting
-_HEAD = 1 << 16  # bytes of an image in which its size is to be found, mostly
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _FIRST = 1  # the number of the first pixel
-_MAX_PIXELS = 100_000_000
 
 NO_IMAGE, NO_ANNOTATION = "annotations without an image", "images without an annotation"
 UNREADABLE, NO_BOX = "images that cannot be read", "objects without a name or a box"
@@ -60,9 +58,10 @@ def open_voc(where: str) -> AnnotatedSplits:
     parts = [_read_part(folders, keys) for keys in (trains, tests)]
     names = tuple(sorted({name for found, _ in parts for read in found for name in read.names}))
     train, test = (_set(where, found, account, names) for found, account in parts)
-    if not train.images:
-        left = train.understood.left_out
-        raise InputError(f"voc:{where}: no annotated image is left; {LeftOut(left)}")
+    for part, wanted in ((train, True), (test, any(tests))):
+        if wanted and not part.images:
+            left = LeftOut(part.understood.left_out)
+            raise InputError(f"voc:{where}: no annotated image is left; {left}")
     train = _noting(train, f"voc: {said}")
     return AnnotatedSplits(train, test if any(tests) else None)
 
@@ -99,7 +98,7 @@ def _read(folder: Folder, key: str) -> _Read:
     return _Read(
         key=key,
         path=folder.images[key],
-        size=_size(folder.images[key]),
+        size=size_of(folder.images[key]),
         names=[name for name, _, _ in used],
         boxes=np.array([box for _, box, _ in used], np.float64).reshape(-1, 4),
         difficult=np.array([_text(o, "difficult") == "1" for _, _, o in used], bool),
@@ -117,16 +116,6 @@ def _corners(box: Element, file: str) -> list[float]:
         return [float(text) for text in texts]
     except ValueError:
         raise InputError(f"{file}: a box of {texts}; expected four numbers") from None
-
-
-def _size(path: str) -> tuple[int, int] | None:
-    """Height and width of an image, from its first bytes where they say it."""
-    with contextlib.suppress(BadImage, OSError), open(path, "rb") as file:
-        return decoding.read_header(file.read(_HEAD), _MAX_PIXELS)[:2]
-    data = listing.read_again(path)
-    with contextlib.suppress(BadImage):
-        return decoding.read_header(data, _MAX_PIXELS)[:2]
-    return None
 
 
 def _set(

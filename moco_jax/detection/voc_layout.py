@@ -6,6 +6,7 @@ and images; one folder of both; or folders train, valid and test of these.
 
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ _ANNOTATIONS = {"annotations", "annotation", "xml", "xmls", "labels"}
 _IMAGES = {"jpegimages", "images", "image", "img", "imgs"}
 TRAIN, BOTH, VALIDATION, TEST = "train", "trainval", "val", "test"
 _TWICE = "images with the name of another"
+_IMAGE_PATH = re.compile(r"^/?JPEGImages/([^/]+)\.\w+$")
 
 
 class Folder(NamedTuple):
@@ -54,7 +56,7 @@ def _find(root: pathlib.Path) -> Folder:
         raise InputError(f"voc:{root} is no folder")
     found = _flat(root, "")
     if found.annotations:
-        return found._replace(lists=_lists(root))
+        return found._replace(lists=read_lists(root, "Main", (TRAIN, BOTH, VALIDATION, TEST)))
     lists, left_out = {}, LeftOut()
     for role, name in layout.pick(listing.subfolders(str(root))).items():
         part = _flat(root / name, name)
@@ -76,28 +78,50 @@ def _flat(folder: pathlib.Path, below: str) -> Folder:
     """The files of one split, or of all where lists tell them apart."""
     names = {name.lower(): name for name in listing.subfolders(str(folder))}
     at = lambda known: folder / next((names[n] for n in names if n in known), "")  # noqa: E731
-    annotations, images, left_out = {}, {}, LeftOut()
+    annotations = {}
     for entry in sorted(os.listdir(at(_ANNOTATIONS))):
         if entry.lower().endswith(".xml") and not entry.startswith("."):
             key = os.path.join(below, entry[:-4])
             annotations[key] = str(at(_ANNOTATIONS) / entry)
-    for entry, kind in listing.scan(str(at(_IMAGES))):
+    images, left_out = images_in(at(_IMAGES), below)
+    return Folder(str(folder), annotations, images, {}, left_out)
+
+
+def images_in(folder: pathlib.Path, below: str = "") -> tuple[dict[str, str], LeftOut]:
+    """The images of a folder, key -> path, and those left out as another has their name.
+
+    Args:
+      folder: where they lie.
+      below: what their keys begin with.
+    """
+    images, left_out = {}, LeftOut()
+    for entry, kind in listing.scan(str(folder)):
         if kind == listing.IMAGE:
             key = os.path.join(below, os.path.splitext(entry)[0])
             if key in images:
                 left_out.note(_TWICE, entry)
-            images.setdefault(key, str(at(_IMAGES) / entry))
-    return Folder(str(folder), annotations, images, {}, left_out)
+            images.setdefault(key, str(folder / entry))
+    return images, left_out
 
 
-def _lists(root: pathlib.Path) -> dict[str, tuple[str, ...]]:
-    """The lists of ImageSets/Main, each line a name and perhaps a flag after it."""
+def read_lists(root: pathlib.Path, kind: str, splits: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The lists of splits, each line a name and perhaps a flag after it, or an image's path.
+
+    Args:
+      root: of the set.
+      kind: folder of ImageSets.
+      splits: lists that are read where they are there.
+
+    Raises:
+      InputError: a list names what is no image's name.
+    """
     lists = {}
-    for split in (TRAIN, BOTH, VALIDATION, TEST):
-        file = root / "ImageSets" / "Main" / f"{split}.txt"
+    for split in splits:
+        file = root / "ImageSets" / kind / f"{split}.txt"
         if file.is_file():
             lines = file.read_text("utf-8", "replace").splitlines()
-            keys = tuple(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+            entries = (line.split()[0] for line in lines if line.strip())
+            keys = tuple(dict.fromkeys(_IMAGE_PATH.sub(r"\1", entry) for entry in entries))
             for key in keys:
                 if os.path.basename(key) != key:
                     raise InputError(f"{file}: {key!r} is no name of an image")

@@ -169,6 +169,10 @@ def nothing_left(root):
     annotations.voc(root, "a", {"train": ["b"]})
 
 
+def nothing_left_to_test(root):
+    annotations.voc(root, "a", {"train": ["a"], "val": ["b"]})
+
+
 def only_a_test(root):
     annotations.voc(root, "a", {"test": ["a"]})
 
@@ -179,6 +183,7 @@ def only_a_test(root):
         (no_annotations, "voc:{}", "holds no annotations; expected XML files.*a.jpg"),
         (a_path_in_a_list, "voc:{}", r"train.txt: '../a' is no name"),
         (nothing_left, "voc:{}", r"no annotated image is left; images without an annot.*\(b\)"),
+        (nothing_left_to_test, "voc:{}", r"no annotated image is left; images without.*\(b\)"),
         (only_a_test, "voc:{}", "lists of test; none to train on"),
         (no_annotations, "voc:{}x", "does not exist"),
         (no_annotations, "voc:gs://bucket/x", "gs:// is not supported"),
