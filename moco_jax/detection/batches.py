@@ -62,10 +62,32 @@ def train_batches(
       BadImage: from the iterator, when more than `data.max_bad_share` cannot be read.
     """
     framing.checked(source)
+
+    def one(index: int, epoch: int) -> Example:
+        drawn = draw(framing, seed, epoch, index)
+        return _load(source, framing, data.max_pixels, index, drawn)
+
+    return train_stream(source, one, data, seed, start_step, host=host, hosts=hosts, put=put)
+
+
+def train_stream(
+    source: Any,
+    one: Callable[[int, int], Example],
+    data: ConfigDict,
+    seed: int,
+    start_step: int = 0,
+    *,
+    host: int = 0,
+    hosts: int = 1,
+    put: Put | None = None,
+) -> Prefetcher:
+    """Training batches of whatever `one` makes of an image's (index, epoch), or BadImage.
+
+    For the other arguments and errors see `train_batches`; a source has a length and names.
+    """
     mine = pipeline.share(data.batch_size, host, hosts)
     rows = pipeline.train_rows(len(source), seed, start_step, data.batch_size, mine)
-    chance = functools.partial(draw, framing, seed)
-    load = functools.partial(_load_some, source, framing, data.max_pixels, chance)
+    load = functools.partial(_load_some, len(source), one)
     return Prefetcher(_batches(source, rows, load, data), data.prefetch, put)
 
 
@@ -88,9 +110,32 @@ def eval_batches(
     if len(framing.sides) > 1 or framing.mirrored:
         raise InputError(f"{framing}: expected one short side and no mirror for evaluation")
     framing.checked(source)
+    drawn = Drawn(framing.sides[0], False)
+
+    def one(index: int) -> Example:
+        return _load(source, framing, data.max_pixels, index, drawn)
+
+    blank = functools.partial(_blank, framing, len(source.keypoint_names))
+    return eval_stream(source, one, blank, data, host=host, hosts=hosts, put=put)
+
+
+def eval_stream(
+    source: Any,
+    one: Callable[[int], Example],
+    blank: Callable[[], Example],
+    data: ConfigDict,
+    *,
+    host: int = 0,
+    hosts: int = 1,
+    put: Put | None = None,
+) -> Prefetcher:
+    """Evaluation batches of whatever `one` makes of an image's index, and `blank` of padding.
+
+    For the other arguments see `train_stream`.
+    """
     mine = pipeline.share(data.eval_batch_size, host, hosts)
     rows = pipeline.eval_rows(np.arange(len(source)), data.eval_batch_size, mine)
-    load = functools.partial(_load_one, source, framing, data.max_pixels)
+    load = functools.partial(_load_one, one, blank)
     return Prefetcher(_masked(_batches(source, rows, load, data)), data.prefetch, put)
 
 
@@ -100,9 +145,7 @@ def sent(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     return {"host": jax.process_index(), "hosts": jax.process_count(), "put": put}
 
 
-def _batches(
-    source: AnnotatedSet, plan: Iterator[Rows], load: Load, data: ConfigDict
-) -> Iterator[Batch]:
+def _batches(source: Any, plan: Iterator[Rows], load: Load, data: ConfigDict) -> Iterator[Batch]:
     """Loads each batch, while the next ones are already in work."""
     tally, pending = loader.Tally(source, data.max_bad_share), collections.deque()
     threads, _ = workers.layout(data.threads, 1)
@@ -134,18 +177,13 @@ def _masked(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _load_some(
-    source: AnnotatedSet,
-    framing: Framing,
-    max_pixels: int,
-    chance: Callable[[int, int], Drawn],
-    index: int,
-    epoch: int,
+    count: int, one: Callable[[int, int], Example], index: int, epoch: int
 ) -> tuple[Loaded, Example]:
-    """Training's image, or the next that can be read."""
+    """Training's image of `count`, or the next that can be read."""
     unreadable = []
-    for used in (i % len(source) for i in range(index, index + loader.IN_A_ROW)):
+    for used in (i % count for i in range(index, index + loader.IN_A_ROW)):
         try:
-            example = _load(source, framing, max_pixels, used, chance(epoch, used))
+            example = one(used, epoch)
             return Loaded(used, -1, tuple(unreadable)), example
         except BadImage as error:
             unreadable.append(str(error))
@@ -153,17 +191,16 @@ def _load_some(
 
 
 def _load_one(
-    source: AnnotatedSet, framing: Framing, max_pixels: int, index: int, _: int
+    one: Callable[[int], Example], blank: Callable[[], Example], index: int, _: int
 ) -> tuple[Loaded, Example]:
     """Evaluation's image; padding where there is none, or it cannot be read."""
     unreadable = ()
     if index >= 0:
         try:
-            drawn = Drawn(framing.sides[0], False)
-            return Loaded(index, -1), _load(source, framing, max_pixels, index, drawn)
+            return Loaded(index, -1), one(index)
         except BadImage as error:
             unreadable = (str(error),)
-    return Loaded(-1, -1, unreadable), _blank(framing, len(source.keypoint_names))
+    return Loaded(-1, -1, unreadable), blank()
 
 
 def _load(

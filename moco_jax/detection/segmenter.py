@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from moco_jax.detection.cropping import STRIDE, check_sides
 from moco_jax.detection.layers import Convolution, last_kernel
-from moco_jax.errors import InputError
 from moco_jax.models.resnet import DEPTHS, ResNet
 
-STRIDE = 16  # pixels between cells of the map
 _DILATION = 6  # of the two convolutions after the backbone: a large field of view
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -62,17 +61,6 @@ class Segmenter(nn.Module):
         x = self.backbone(images, train, maps=True)[-1]
         x = self.conv2(self.conv1(x, train), train)
         return self.predictor(x, train).astype(jnp.float32)
-
-
-def check_sides(sides: tuple[int, ...]) -> None:
-    """Raises InputError where a side is not 16 times a number and 1, at least 17.
-
-    With such a side the first and the last cell are at the first and the last pixel.
-    """
-    if any(side % STRIDE != 1 or side <= STRIDE for side in sides):
-        near = tuple(max(round((side - 1) / STRIDE), 1) * STRIDE + 1 for side in sides)
-        raise InputError(f"images of {sides} pixels: expected {STRIDE} times a number, and 1; "
-                         f"nearest: {near}")  # fmt: skip
 
 
 def upsampled(logits: jax.Array) -> jax.Array:

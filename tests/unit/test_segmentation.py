@@ -40,7 +40,9 @@ def test_a_dilated_block_is_the_block_of_every_second_cell(bottleneck, sides):
 
 @pytest.mark.parametrize("side", [(512, 513), (1, 33), (32, 16)])
 def test_sides_between_the_cells_are_refused(side):
-    with pytest.raises(InputError, match=r"expected 16 times a number, and 1; nearest: \(.*\d\)"):
+    with pytest.raises(
+        InputError, match=r"expected two sides of 16 times a number, and 1; nearest: \(.*\d\)"
+    ):
         shapes(Segmenter(2), 1, *side, 3)
 
 
