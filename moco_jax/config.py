@@ -21,7 +21,7 @@ OPTIMIZERS = ("sgd", "lars", "lamb", "adamw")
 SCHEDULES = ("cosine", "step")
 BACKENDS = ("auto", "cpu", "gpu", "tpu")
 DTYPES = ("auto", "float32", "bfloat16")
-PROTOCOLS = ("pretraining", "supervised", "detection")
+PROTOCOLS = ("pretraining", "supervised", "detection", "segmentation")
 DETECTORS = ("fpn", "c4")
 FEATURES = ("backbone", "projection")  # what an encoder gives
 EXTENSIONS = ("stretch", "restart", "hold")
@@ -81,7 +81,8 @@ def default() -> ConfigDict:
     c.extended_from = ()  # a run made longer: the epochs that it was to have before, in turn
     c.extension = "stretch"  # its schedules over all epochs: the rate jumps up; restart: from there
     # on as of a new run; hold: with their last values
-    c.protocol = "pretraining"  # supervised: linear probe, fine-tuning; detection: boxes, masks
+    c.protocol = "pretraining"  # supervised: linear probe, fine-tuning; detection: boxes, masks;
+    # segmentation: a class for every pixel
     c.init = ""  # checkpoint to start from, in any format that moco_jax.convert reads; "": random
     c.init_encoder = ""  # of several in a file: query, key, or its name; "": query, or a teacher
     c.init_partial = False  # take what fits of a file, and list what does not
@@ -198,6 +199,14 @@ def default() -> ConfigDict:
     b.eleven_points = False  # VOC's precision at 11 recalls, as of VOC 2007; False: the area
     b.spreads = ()  # of each keypoint, COCO's sigmas, for its average precision; (): COCO's of 17
     b.every_epochs = 0.0  # average precision on the test images; 0: at the end only
+
+    c.segmentation = p = ConfigDict()  # data.source is voc:PATH or cityscapes:PATH
+    p.channels = 256  # of the two convolutions after the ResNet
+    p.crop = (513, 513)  # height and width, pixels, that are trained on; 16 times a number, and 1
+    p.scales = (0.5, 2.0)  # range of the factor that an image is scaled by before
+    p.mirrored = 0.5  # share of the images
+    p.canvas = (513, 513)  # that a whole test image is put on, unscaled; 16 times a number, and 1
+    p.every_epochs = 0.0  # mean IoU on the test images; 0: at the end only
 
     c.optim = o = ConfigDict()
     o.name = "sgd"  # lars, lamb, adamw

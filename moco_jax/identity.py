@@ -16,7 +16,7 @@ IDENTITY = (
 )  # fmt: skip
 # ... and of training with labels, which is about the network that it starts from.
 _START = ("init", "init_encoder", "init_partial", "init_part")
-OWN_IDENTITY = {"supervised": (*_START, "supervised"), "detection": (*_START, "detection")}
+OWN_IDENTITY = {name: (*_START, name) for name in ("supervised", "detection", "segmentation")}
 # ... except these, which change speed or safety and never the samples.
 NOT_IDENTITY = (
     "data.threads",
@@ -33,6 +33,8 @@ NOT_IDENTITY = (
     "found.head",
     "found.classes",
     "detection.every_epochs",
+    "segmentation.every_epochs",
+    "segmentation.canvas",
 )
 
 

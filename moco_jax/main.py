@@ -148,14 +148,18 @@ def _main() -> int:
 
 
 def _builder(config: ConfigDict) -> Callable:
-    """What makes the experiment of a config; of detection only where that is asked for."""
+    """What makes the experiment of a config; of an upper floor only where that is asked for."""
     from moco_jax.training import experiment
 
-    if config.protocol != "detection":
-        return experiment.build
-    from moco_jax.detection import protocol
+    if config.protocol == "detection":
+        from moco_jax.detection import protocol
 
-    return protocol.build
+        return protocol.build
+    if config.protocol == "segmentation":
+        from moco_jax.detection import pixel_protocol
+
+        return pixel_protocol.build
+    return experiment.build
 
 
 def _rehearse(build: Callable) -> int:

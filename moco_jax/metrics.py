@@ -42,6 +42,7 @@ _MEASURED = {
     "knn_top1": "kNN {:.1%}",
     "knn_top1_raw": "kNN of raw pixels {:.1%}",
     "test_top1": "test top-1 {:.1%}",
+    "mIoU": "mIoU {:.1%}",
 }
 
 

@@ -235,6 +235,10 @@ _GROUPS = {
         "precise_batches": COUNT, "eleven_points": FLAG, "spreads": each(above(0)),
         "every_epochs": at_least(0),
     },
+    "segmentation": {
+        "channels": SIZE, "crop": row(SIZE, SIZE), "scales": row(above(0), above(0)),
+        "mirrored": SHARE, "canvas": row(SIZE, SIZE), "every_epochs": at_least(0),
+    },
     "optim": {
         "name": one_of(OPTIMIZERS), "base_lr": above(0), "schedule": one_of(SCHEDULES),
         "warmup_epochs": at_least(0), "step_epochs": each(above(0)), "step_factor": at_least(0),

@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+from moco_jax import config
 from tests.annotations import picture
 
 SIDES = 40, 60
@@ -40,3 +41,30 @@ def cityscapes(root, splits, end="labelIds"):
             classes = 34 if end == "labelIds" else 19
             path = root / "gtFine" / split / name / f"{name}_gtFine_{end}.png"
             label_map(path, mode="L", classes=classes, seed=i)
+
+
+def plain(root, count=16):
+    """A set of VOC's layout whose images are of one colour and, as their pixels, of one class.
+
+    Classes 0, 1 and 2 in turn; the last quarter tests.
+    """
+    names, train = [f"{i:02}" for i in range(count)], count * 3 // 4
+    voc(root, names, {"train": names[:train], "val": names[train:]})
+    for i, name in enumerate(names):
+        colour = ((30, 30, 30), (220, 40, 40), (40, 40, 220))[i % 3]
+        image = Image.fromarray(np.full((*SIDES, 3), colour, np.uint8))
+        image.save(root / "JPEGImages" / f"{name}.jpg")
+        label_map(root / "SegmentationClass" / f"{name}.png", np.full(SIDES, i % 3))
+
+
+def tiny_config(root):
+    """A training on such a set."""
+    c = config.default()
+    c.protocol, c.init_part = "segmentation", "backbone"
+    c.data.update(source=f"voc:{root}", batch_size=8, eval_batch_size=8, threads=2)
+    c.model.update(name="resnet18", dtype="float32")
+    c.model.resnet.width = 1 / 16
+    c.epochs = 30.0
+    c.segmentation.update(channels=8, crop=(33, 33), canvas=(49, 65))
+    c.optim.update(base_lr=3.2, warmup_epochs=1.0)
+    return c

@@ -159,6 +159,8 @@ def describe(contents: Contents) -> str:
             "params/mask_head/": "masks",
             "params/keypoint_head/": "keypoints",
         }
+    if contents.config.protocol == "segmentation":
+        parts["params/predictor/"] = "classes of pixels"
     held = [name for prefix, name in parts.items() if contents.holds(prefix)]
     c = contents.config
     if "method_state/queue" in contents.leaves:

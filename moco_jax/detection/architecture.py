@@ -26,9 +26,10 @@ def make_detector(config: ConfigDict, classes: int, keypoints: int) -> Detector:
       InputError: values that do not fit each other.
     """
     d, resnet = config.detection, config.model.resnet
+    depth = depth_of(config)
     _check(config, keypoints)
     shape = {
-        "classes": classes, "depth": NETWORKS[config.model.name], "width": resnet.width,
+        "classes": classes, "depth": depth, "width": resnet.width,
         "dtype": resolve_dtype(config.model.dtype),
     }  # fmt: skip
     dtype = {"dtype": shape["dtype"]}
@@ -45,14 +46,26 @@ def make_detector(config: ConfigDict, classes: int, keypoints: int) -> Detector:
     )
 
 
-def _check(config: ConfigDict, keypoints: int) -> None:
-    d, name = config.detection, config.model.name
+def depth_of(config: ConfigDict) -> int:
+    """Layers of the ResNet that a config names.
+
+    Args:
+      config: of the run.
+
+    Raises:
+      InputError: it names another network, or leaves it without channels.
+    """
+    name, width = config.model.name, config.model.resnet.width
     if name not in NETWORKS:
         raise InputError(f"model.name={name!r}: expected one of {', '.join(NETWORKS)} with "
-                         f"protocol='detection'")  # fmt: skip
-    if round(64 * config.model.resnet.width) < 1:
-        raise InputError(f"model.resnet.width={config.model.resnet.width} leaves no channel; "
-                         f"nearest: {1 / 64}")  # fmt: skip
+                         f"protocol={config.protocol!r}")  # fmt: skip
+    if round(64 * width) < 1:
+        raise InputError(f"model.resnet.width={width} leaves no channel; nearest: {1 / 64}")
+    return NETWORKS[name]
+
+
+def _check(config: ConfigDict, keypoints: int) -> None:
+    d = config.detection
     unit = _UNITS[d.network]
     if any(side % unit for side in d.canvas):
         near = tuple(max(round(side / unit), 1) * unit for side in d.canvas)

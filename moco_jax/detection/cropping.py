@@ -67,7 +67,12 @@ def check_sides(sides: tuple[int, ...]) -> None:
 
 
 def check_canvas(canvas: tuple[int, int], data: SegmentedSet) -> None:
-    """Raises InputError where a side is none for the network, or an image is larger."""
+    """Raises InputError where a side is none for the network, or an image is larger.
+
+    Args:
+      canvas: H, W.
+      data: whose images are to fit.
+    """
     check_sides(canvas)
     for side, all_sides in zip(canvas, zip(*((i.height, i.width) for i in data.images))):
         if side < (most := max(all_sides)):

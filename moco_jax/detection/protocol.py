@@ -19,7 +19,7 @@ from moco_jax.training.experiment import Experiment
 from moco_jax.training.facts import course_of
 from moco_jax.training.own import Own
 
-# Options that have no meaning for a detector, and the value that says so.
+# Options that have no meaning for a detector or a segmenter, and the value that says so.
 _FIXED = {
     "accumulate": 1, "init_part": "backbone", "init_recipe": False, "data.label_share": 1.0,
     "data.test_share": 0.0, "model.remat": "none", "model.resnet.stem": "imagenet",
@@ -34,11 +34,24 @@ def build(config: ConfigDict) -> Experiment:
       InputError: a value is bad, or values do not fit each other or the data.
       BackendError: the named backend is not there.
     """
+    return assembled(config, checked(config), _data(config))
+
+
+def checked(config: ConfigDict) -> jax.sharding.Mesh:
+    """As `experiment.checked`; and options without a meaning have the value that says so.
+
+    Args:
+      config: of the run.
+
+    Raises:
+      InputError: they have another.
+    """
     mesh, flat = experiment.checked(config), options.flat(config.to_dict())
     for name, value in _FIXED.items():
         if (given := flat[name]) != value:
-            raise InputError(f"{name}={given!r}: expected {value!r} with protocol='detection'")
-    return assembled(config, mesh, _data(config))
+            raise InputError(f"{name}={given!r}: expected {value!r} with "
+                             f"protocol={config.protocol!r}")  # fmt: skip
+    return mesh
 
 
 def assembled(config: ConfigDict, mesh: jax.sharding.Mesh, data: AnnotatedSplits) -> Experiment:

@@ -88,6 +88,11 @@ class SegmentedSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def channels(self) -> int:
+        """Of each image: colour."""
+        return 3
+
     def item_name(self, index: int) -> str:
         """What logs and errors call an image."""
         return self.images[index].name

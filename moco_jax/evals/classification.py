@@ -16,7 +16,10 @@ from moco_jax.protocols.heads import describe_head, name_head
 
 log = logging.getLogger(__name__)
 
-TITLES = {"linear": "Linear probe", "finetune": "Fine-tuning", "detection": "Detection"}
+TITLES = {
+    "linear": "Linear probe", "finetune": "Fine-tuning", "detection": "Detection",
+    "segmentation": "Semantic segmentation",
+}  # fmt: skip
 
 
 def _make(context: Context) -> Measure | None:

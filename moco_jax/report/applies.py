@@ -24,6 +24,7 @@ _ONLY = {
     "data.view2.": ("protocol", ("pretraining",)),
     "supervised.": ("protocol", ("supervised",)),
     "detection.": ("protocol", ("detection",)),
+    "segmentation.": ("protocol", ("segmentation",)),
     "optim.momentum": ("optim.name", ("sgd", "lars")),
     "optim.b1": ("optim.name", ("adamw", "lamb")),
     "optim.b2": ("optim.name", ("adamw", "lamb")),

@@ -80,6 +80,12 @@ GROUPS = (
         share=True,
     ),
     Group(
+        "Classes of pixels", "share",
+        "On the test images, all pixels together. IoU is the mean over the classes.",
+        (Curve("mIoU", "mean IoU"), Curve("pixel_accuracy", "pixels whose class is found", "dot")),
+        share=True,
+    ),
+    Group(
         "Parts of the loss", "nats",
         "Boxes and classes rise at first: the more proposals hold an object, the more there is to "
         "learn of them.",

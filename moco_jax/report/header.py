@@ -10,6 +10,7 @@ from moco_jax.report import noise, rundir
 from moco_jax.report.rundir import Run
 
 _FLOORS = {"untrained": "knn_top1", "raw pixels": "knn_top1_raw"}
+_OF_SCENES = ("detection", "segmentation")  # protocols without views of one size
 
 
 class Figure(NamedTuple):
@@ -98,8 +99,8 @@ def _method(run: Run) -> str:
     if config.get("protocol") == "supervised":
         whole = config.get("supervised", {}).get("train_backbone")
         name = "fine-tuning" if whole else "linear probe"
-    if config.get("protocol") == "detection":
-        name = "detection"
+    if config.get("protocol") in _OF_SCENES:
+        name = config["protocol"]
     begun = f"from {config['init']}" if config.get("init") else ""
     return ", ".join(filter(None, (name, recipe, begun)))
 
@@ -119,7 +120,7 @@ def _data(run: Run) -> str:
     parts = [data.get("source", "")]
     if (count := facts.get("images trained on")) is not None:
         parts.append(f"{count:,} images")
-    if "image_size" in data and run.config.get("protocol") != "detection":
+    if "image_size" in data and run.config.get("protocol") not in _OF_SCENES:
         parts.append(f"views of {data['image_size']} pixels")
     return ", ".join(filter(None, parts))
 

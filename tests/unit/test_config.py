@@ -11,13 +11,13 @@ from PIL import Image
 
 from configs import detection, finetune, linear
 from moco_jax import config
-from moco_jax.detection import measured, protocol
+from moco_jax.detection import measured, pixel_protocol, protocol
 from moco_jax.errors import CheckpointError
 from moco_jax.evals import make_watches
 from moco_jax.training import experiment, loop, own_run
 from moco_jax.training.context import make_context
 from moco_jax.training.first_state import first_state
-from tests import shapes
+from tests import pixel_sets, shapes
 from tests.tiny import finetune_config, probe_config, tiny_config, write_npz
 
 CONFIGS = pathlib.Path(config.__file__).parents[1] / "configs"
@@ -51,7 +51,8 @@ ALL = [
     *(("linear", v) for v in linear.PRETRAINING),
     *(("finetune", v) for v in finetune.VARIANTS),
 ]
-DETECTORS = [("detection", v) for v in detection.VARIANTS]  # fmt: skip
+SEGMENTERS = [("detection", v) for v in detection.VARIANTS if v.endswith("_fcn")]
+DETECTORS = [("detection", v) for v in detection.VARIANTS if not v.endswith("_fcn")]
 
 
 def test_all_configs_are_covered():
@@ -91,6 +92,17 @@ def test_detectors_build(args, tmp_path):
     c.data.source = c.evals.source = shapes.write(tmp_path, 1)
     c.detection.spreads, c.data.batch_size, c.data.eval_batch_size = (0.1, 0.1), 16, 16
     x = protocol.build(c)
+    assert x.steps == round(c.epochs / 16)
+    assert all(leaf.dtype != "float64" for leaf in jax.tree.leaves(x.shapes))
+
+
+@pytest.mark.parametrize("args", SEGMENTERS, ids=":".join)
+def test_segmenters_build(args, tmp_path):
+    """The full recipe by shape only, on two small images."""
+    c = get(*args)
+    pixel_sets.voc(tmp_path, "ab", {"train": "a", "val": "b"})
+    c.data.source = f"voc:{tmp_path}"
+    x = pixel_protocol.build(c)
     assert x.steps == round(c.epochs / 16)
     assert all(leaf.dtype != "float64" for leaf in jax.tree.leaves(x.shapes))
 
@@ -148,7 +160,9 @@ def test_every_option_is_read(tmp_path, monkeypatch):
     swav, bank = (tiny_config(m, source) for m in ("swav", "memory_bank"))
     traced = lars, tune, swav, bank
     boxes = shapes.tiny_config(shapes.write(tmp_path / "shapes", 8), keypoints=True)
-    for c in (run, again, resnet, probe, boxes, *traced):
+    pixel_sets.plain(tmp_path / "voc", 8)
+    pixels = pixel_sets.tiny_config(tmp_path / "voc")
+    for c in (run, again, resnet, probe, boxes, pixels, *traced):
         places |= {(id(record), key): name for record, key, name in leaves(c)}
     read, original = set(), ConfigDict.__getitem__
 
@@ -166,9 +180,9 @@ def test_every_option_is_read(tmp_path, monkeypatch):
         with experiment.train_batches(x, 0) as batches:
             experiment.make_step(x).lower(experiment.abstract_state(x), batches.get())
     experiment.build(resnet)
-    x = protocol.build(boxes)
-    x.own.batches(0).close()
-    make_watches(make_context(x, tmp_path), x.steps_per_epoch, x.own.evaluation)
+    for x in (pixel_protocol.build(pixels), protocol.build(boxes)):
+        x.own.batches(0).close()
+        make_watches(make_context(x, tmp_path), x.steps_per_epoch, x.own.evaluation)
     measured.voc(x, [measured.NOTHING] * len(x.data.test))
     first_state(experiment.build(tune), tmp_path)
     own_run.take(tune)

@@ -1,0 +1,101 @@
+"""The experiment of `protocol='segmentation'`: label maps and a segmenter, in the one loop."""
+
+import hashlib
+from functools import partial
+
+import jax
+from ml_collections import ConfigDict
+
+from moco_jax.data import pipeline
+from moco_jax.detection import pixel_task
+from moco_jax.detection.architecture import of_resnet, renamed
+from moco_jax.detection.batches import sent
+from moco_jax.detection.cropping import Cropping, check_canvas
+from moco_jax.detection.measured_pixels import evaluation
+from moco_jax.detection.pixel_batches import train_pixels
+from moco_jax.detection.protocol import checked
+from moco_jax.detection.segmented import SegmentedSet, SegmentedSplits, open_segmented
+from moco_jax.detection.task import normalized
+from moco_jax.errors import InputError
+from moco_jax.training import experiment
+from moco_jax.training.experiment import Experiment
+from moco_jax.training.facts import course_of
+from moco_jax.training.own import Own
+
+_PLAIN = "fpn"  # the detector whose backbone is a whole ResNet by its own names, as here
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Builds data, segmenter and optimizer; what is wrong in the config shows here.
+
+    Raises:
+      InputError: a value is bad, or values do not fit each other or the data.
+      BackendError: the named backend is not there.
+    """
+    return assembled(config, checked(config), _data(config))
+
+
+def assembled(config: ConfigDict, mesh: jax.sharding.Mesh, data: SegmentedSplits) -> Experiment:
+    """The experiment of a config whose options are in their ranges, and of images that are open.
+
+    Args:
+      config: the options.
+      mesh: over the devices.
+      data: with a test part.
+
+    Raises:
+      InputError: values do not fit each other, the data or the devices.
+    """
+    s, train = config.segmentation, data.train
+    cropping = Cropping(tuple(s.crop), tuple(s.scales), s.mirrored)
+    check_canvas(tuple(s.canvas), data.test)
+    made = pixel_task.make(config, len(train.class_names))
+    channels = pipeline.channel_stats(train, config.data)
+    course = course_of(config, len(train) / config.data.batch_size)
+    views = partial(normalized, mean=channels[0], std=channels[1])
+    x = experiment.composed(config, mesh, data, channels, made, views, course)
+    found = experiment.computed(config, mesh) | {"images": _fingerprint(data)}
+    found["classes"] = list(train.class_names)
+    own = Own(
+        batches=partial(_train_batches, x, cropping),
+        renamed=partial(renamed, _PLAIN),
+        taken=of_resnet(_PLAIN),
+        evaluation=evaluation(x),
+    )
+    return x._replace(found=found, own=own)
+
+
+def _data(config: ConfigDict) -> SegmentedSplits:
+    """What is trained on, and the test images: of `evals.source`, or the source's own.
+
+    Raises:
+      InputError: there are none, or they have other classes.
+    """
+    source, other = config.data.source, config.evals.source
+    train, test = open_segmented(source)
+    if other:
+        own = open_segmented(other)
+        test = own.test or own.train
+    if test is None:
+        raise InputError(f"data.source={source!r} has no test images; evals.source names others")
+    if test.class_names != train.class_names:
+        raise InputError(f"{test.name} has other classes than {train.name}: "
+                         f"{test.class_names}, {train.class_names}")  # fmt: skip
+    return SegmentedSplits(train, test)
+
+
+def _train_batches(x: Experiment, cropping: Cropping, start: int) -> pipeline.Prefetcher:
+    c = x.config
+    return train_pixels(x.data.train, cropping, c.data, c.seed, start, **sent(x.mesh))
+
+
+def _fingerprint(data: SegmentedSplits) -> dict[str, str]:
+    """As `data.fingerprint`: the number of images of each part, and a digest of names and sizes."""
+    return {"train": _digest(data.train), "test": _digest(data.test)}
+
+
+def _digest(part: SegmentedSet) -> str:
+    digest = hashlib.sha256(repr((len(part), part.class_names)).encode())
+    for image in part.images:
+        digest.update(repr((image.name, image.height, image.width)).encode(errors="replace"))
+    return f"{len(part)} images, {digest.hexdigest()[:16]}"
