@@ -27,8 +27,8 @@ def source(module):
     return ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text()
 
 
-def check_config_flags(module, argv):
-    """A program with absl's flags, of which 'config' is one."""
+def parsed(module, argv):
+    """The flags of a program with absl's, of which 'config' is one."""
     argv = ["--config=configs/demo.py" if word == "--config=..." else word for word in argv]
     sys.modules.pop("config_config", None)  # what the file before has defined
     values = flags.FlagValues()
@@ -36,7 +36,11 @@ def check_config_flags(module, argv):
     for kind, name in DEFINED.findall(source(module)):
         getattr(flags, f"DEFINE_{kind}")(name, None, "", flag_values=values)
     arguments.parse(values, ["program", *argv])
-    if c := values["config"].value:
+    return values
+
+
+def check_config_flags(module, argv):
+    if c := parsed(module, argv)["config"].value:
         options.check(c)
         bn_groups(c)
     return c
