@@ -19,7 +19,7 @@ from moco_jax.training import device_memory
 from moco_jax.training.compilation import compile_step
 from moco_jax.training.description import describe
 from moco_jax.training.experiment import Experiment, abstract_state, build, train_batches
-from moco_jax.training.first_state import first_state
+from moco_jax.training.first_state import check_init, first_state
 
 _SECONDS = 5.0  # that steps, and batches, are timed for, roughly
 _TIMES = (2, 50)  # at least and at most so many
@@ -37,9 +37,11 @@ def rehearse(
 
     Raises:
       InputError: the config or the data is wrong, or the step does not fit the devices.
+      MissingError: `config.init` is not there.
     """
     path = workdir_path(workdir)
     refuse_features(config)
+    check_init(config, path)
     x = build(config)
     describe(x)
     device_memory.check_state(x)

@@ -25,6 +25,7 @@ from moco_jax.evals import make_watches
 from moco_jax.evals.classification import TITLES, describe_result
 from moco_jax.evals.evaluation import Context
 from moco_jax.identity import refuse_changes
+from moco_jax.report.origin import Compiled
 from moco_jax.signs import Row
 from moco_jax.training import device_memory, health
 from moco_jax.training.compilation import compile_step
@@ -38,7 +39,7 @@ from moco_jax.training.experiment import (
     train_batches,
 )
 from moco_jax.training.features_once import with_features
-from moco_jax.training.first_state import first_state
+from moco_jax.training.first_state import check_init, first_state
 from moco_jax.training.interval import Interval
 from moco_jax.training.profiling import profiled
 from moco_jax.training.step import TrainState
@@ -66,6 +67,7 @@ def run(
 
     Raises:
       InputError: the config or the data is wrong.
+      MissingError: `config.init` is not there.
       CheckpointError: what is saved cannot be continued under this config.
       StorageError: a file could not be read or written, although it was tried again.
       TrainingDivergedError: too many steps in a row were not finite, or none was.
@@ -103,7 +105,8 @@ def _run(x: Experiment, path: Place, line: Line | None) -> int:
                 on = with_features(x, state, path)
                 # One context, so that its encoder is compiled once, for the report too.
                 there = context if on is x else make_context(on, path)
-                state, finished = _loop(on, there, state, start, checkpoints, report, line)
+                page = partial(reports.Ongoing, context)  # of the images, also on features
+                state, finished = _loop(on, there, page, state, start, checkpoints, report, line)
                 if finished:
                     skipped = tuple(np.asarray(state.skipped).tolist())
                     most = config.log.max_nonfinite
@@ -126,6 +129,7 @@ def _run(x: Experiment, path: Place, line: Line | None) -> int:
 def _loop(
     x: Experiment,
     context: Context,
+    open_page: Callable[[Compiled], reports.Ongoing],
     state: TrainState,
     start: int,
     checkpoints: Checkpoints,
@@ -154,7 +158,7 @@ def _loop(
                 row |= watch.measure(state, 0)
             report(row | monitor(row))
         step = stack.enter_context(profiled(step, c.profile, context.workdir, start))
-        page = reports.Ongoing(context, compiled)
+        page = open_page(compiled)
         judge = partial(health.judge, checkpoints, c.log.max_nonfinite)
         interval = Interval(batches, judge)
         stop = stack.enter_context(stop_requested(line))  # from here on there is what to save

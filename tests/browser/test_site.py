@@ -2,8 +2,8 @@
 
 import functools
 import http.server
-import sys
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -57,7 +57,9 @@ def faults(browser, width):
     script = browser.execute_script
     broken = "return [...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)"
     found = {
-        "scrolls": [w for w in [script("return document.documentElement.scrollWidth")] if w > width],
+        "scrolls": [
+            w for w in [script("return document.documentElement.scrollWidth")] if w > width
+        ],
         "outside": script(OUTSIDE),
         "long": script(LONG) if width == max(WIDTHS) else [],
         "images": script(broken),

@@ -15,6 +15,7 @@ from moco_jax import checkpoint, convert, metrics, results
 from moco_jax.errors import CheckpointError
 from moco_jax.evals import make_watches
 from moco_jax.protocols.heads import describe_head
+from moco_jax.report import rundir
 from moco_jax.training import experiment, loop
 from moco_jax.training.context import make_context
 from moco_jax.training.features_once import with_features
@@ -80,6 +81,13 @@ def test_a_probe_reports_what_it_measured(probed):
     assert "test_top5" not in row
     watched = [r["step"] for r in metrics.read(workdir) if "test_top1" in r]
     assert watched == list(range(8, 4 * int(c.epochs) + 1, 8))
+
+
+def test_the_report_is_of_the_images_also_on_features(probed):
+    """And it knows the step's compilation, which it is told when the run begins."""
+    (run,) = rundir.read_all([probed[1]])
+    assert run.facts["data"]["channels"] == 1
+    assert run.facts["program"]["compile_seconds"] > 0
 
 
 def test_the_accuracy_is_that_of_the_converted_head(probed):

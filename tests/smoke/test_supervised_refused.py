@@ -5,8 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
+from configs import linear
 from moco_jax import checkpoint
-from moco_jax.errors import CheckpointError
+from moco_jax.cost import rehearsal
+from moco_jax.errors import CheckpointError, MissingError
 from moco_jax.training import experiment, loop
 from moco_jax.training.first_state import first_state
 from tests.probes import sweep, train
@@ -68,6 +70,16 @@ def test_a_checkpoint_of_another_architecture(trained, tmp_path):
     c.model.vit.width = 32
     with pytest.raises(CheckpointError, match=r"(?s)another network.*16\].*32\]"):
         loop.run(c, tmp_path / "run")
+
+
+@pytest.mark.parametrize("begin", [loop.run, rehearsal.rehearse])
+def test_a_checkpoint_that_is_not_there_is_said_before_the_images_are_read(begin, tmp_path):
+    """Of a recipe that takes its images from there: its own are no one's."""
+    c = linear.get_config("v2_r50")
+    c.init = str(tmp_path / "mien")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(MissingError, match=r"mien does not exist .* did you mean '.*/mine'"):
+        begin(c, tmp_path / "run")
 
 
 def test_a_classifier_of_another_number_of_classes_is_made_anew(trained, tmp_path, caplog):
