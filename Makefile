@@ -52,11 +52,12 @@ parity: $(STEM)-parity
 newcomer: $(STEM)-newcomer
 	$(PYTEST) tests/newcomer
 
-# The site, into build/site; a dead link is an error.
+# The site, into build/site; a dead link is an error. And the commands on its pages are run.
 docs: $(STEM)-docs
 	$(BIN)/mkdocs build --strict
+	$(PYTEST) $(TWO) tests/shown
 
-# The report in a real browser.
+# The report and the site in a real browser.
 browser: $(STEM)-browser
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
 	  { echo "make browser needs Chromium and its driver; on Debian: apt-get install chromium chromium-driver"; exit 1; }
@@ -105,11 +106,11 @@ $(STEM)-newcomer: $(STEM)-test
 	$(INSTALL) -e '.[newcomer]'
 	@touch $@
 
-$(STEM)-docs: $(STEM)
+$(STEM)-docs: $(STEM)-test
 	$(INSTALL) -e '.[docs]'
 	@touch $@
 
-$(STEM)-browser: $(STEM)-test
+$(STEM)-browser: $(STEM)-docs
 	$(INSTALL) -e '.[browser]'
 	@touch $@
 

@@ -10,7 +10,7 @@ import pathlib
 
 from selenium.webdriver.support.wait import WebDriverWait
 
-WIDTHS = (390, 1280)
+WIDTHS = (390, 1100, 1280)
 
 # Elements with text of their own that is wider than they are, or that stands outside the window
 # though nothing scrolls it; the hidden ones excepted.
@@ -33,6 +33,23 @@ return [...document.querySelectorAll(".plot")].flatMap((plot) => {
       || box.top < frame.top - 1 || box.bottom > frame.bottom + 1);
   }).map((t) => plot.id + ": " + t.textContent);
 });
+"""
+# Text that a button stands over.
+COVERED = """
+const buttons = [...document.querySelectorAll("button")].filter((b) => b.getClientRects().length);
+const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+const found = [];
+for (let text = texts.nextNode(); text; text = texts.nextNode()) {
+  if (!text.data.trim()) continue;
+  const range = document.createRange();
+  range.selectNodeContents(text);
+  for (const box of range.getClientRects()) for (const button of buttons) {
+    const over = button.getBoundingClientRect();
+    if (!button.contains(text) && box.left < over.right - 1 && over.left < box.right - 1
+        && box.top < over.bottom - 1 && over.top < box.bottom - 1) found.push(text.data.trim());
+  }
+}
+return found;
 """
 DRAWN = """
 return [...document.querySelectorAll(".plot")].map((plot) => ({
@@ -90,6 +107,7 @@ def check(browser, path, plots, images, name):
         assert script("return document.documentElement.scrollWidth") <= width
         assert script(CUT) == []
         assert script(CUT_IN_PLOTS) == []
+        assert script(COVERED) == []
         drawn = script(DRAWN)
         assert len(drawn) == plots
         for plot in drawn:
