@@ -52,9 +52,7 @@ def folder(tmp_path, kept, monkeypatch):
     return made
 
 
-@pytest.mark.parametrize(
-    "page", dict.fromkeys(shown.where for shown in SHOWN if shown in RUN.values())
-)
+@pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_page(page, folder):
     for shown in RUN[page]:
         print(f"\n$ {shown.text}")
@@ -77,7 +75,7 @@ def test_nothing_is_left_out_without_a_reason():
     "text",
     [
         "python -m moco_jax neighbors --checkpoint=RUN --query=nothing.jpg",
-        "python -m moco_jax.main --config=configs/linear.py:v2_r50 --workdir=runs/linear",
+        "python -m moco_jax.main --config=configs/linear.py:demo --config.init=R --workdir=L",
         "git clone URL",
     ],
 )
