@@ -15,11 +15,11 @@ from moco_jax.cost.absent import refuse_features
 from moco_jax.files import workdir_path
 from moco_jax.metrics import duration
 from moco_jax.report.origin import Compiled
-from moco_jax.training import device_memory
+from moco_jax.training import device_memory, own_run
 from moco_jax.training.compilation import compile_step
 from moco_jax.training.description import describe
 from moco_jax.training.experiment import Experiment, abstract_state, build, train_batches
-from moco_jax.training.first_state import check_init, first_state
+from moco_jax.training.first_state import first_state
 
 _SECONDS = 5.0  # that steps, and batches, are timed for, roughly
 _TIMES = (2, 50)  # at least and at most so many
@@ -41,7 +41,7 @@ def rehearse(
     """
     path = workdir_path(workdir)
     refuse_features(config)
-    check_init(config, path)
+    own_run.check_init(config, path)
     x = build(config)
     describe(x)
     device_memory.check_state(x)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from moco_jax import convert, places
+from moco_jax import convert
 from moco_jax.bucket import Place
 from moco_jax.checkpoint import compare, named
 from moco_jax.config import INIT_PARTS, ConfigDict, choose
@@ -19,7 +19,6 @@ from moco_jax.convert.contents import ONLINE, ROLES, TARGET, Contents, complete,
 from moco_jax.convert.formats.ours import in_state, optimizer_leaf, save_imported, spread
 from moco_jax.convert.match import SHOWN
 from moco_jax.convert.position import resize
-from moco_jax.data.source import existing
 from moco_jax.errors import CheckpointError, InputError
 from moco_jax.training.experiment import Experiment, abstract_state, fresh_state
 from moco_jax.training.step import TrainState
@@ -44,18 +43,6 @@ PARTS = {
 # How messages call what the reader of the file can be told.
 OPTIONS = {"encoder": "config.init_encoder=NAME", "partial": "config.init_partial=True"}
 HINT = "config.init_part='backbone' takes the backbone alone, 'weights' all but the optimizer."
-
-
-def check_init(config: ConfigDict, workdir: Place) -> None:
-    """Refuses a `config.init` that is not there, before images are read.
-
-    A run that goes on needs it no more; one in a bucket is looked for when it is read.
-
-    Raises:
-      MissingError: there is no such file or folder; its nearest sibling is named.
-    """
-    if config.init and not places.scheme(config.init) and not (workdir / "checkpoints").is_dir():
-        existing(config.init)
 
 
 def first_state(x: Experiment, workdir: Place) -> TrainState:

@@ -27,7 +27,7 @@ from moco_jax.evals.evaluation import Context
 from moco_jax.identity import refuse_changes
 from moco_jax.report.origin import Compiled
 from moco_jax.signs import Row
-from moco_jax.training import device_memory, health
+from moco_jax.training import device_memory, health, own_run
 from moco_jax.training.compilation import compile_step
 from moco_jax.training.context import make_context
 from moco_jax.training.description import describe
@@ -39,7 +39,7 @@ from moco_jax.training.experiment import (
     train_batches,
 )
 from moco_jax.training.features_once import with_features
-from moco_jax.training.first_state import check_init, first_state
+from moco_jax.training.first_state import first_state
 from moco_jax.training.interval import Interval
 from moco_jax.training.profiling import profiled
 from moco_jax.training.step import TrainState

@@ -4,9 +4,11 @@ import logging
 from collections.abc import Collection
 
 from moco_jax import config as configs
-from moco_jax.bucket import place
+from moco_jax import places
+from moco_jax.bucket import Place, place
 from moco_jax.config import ConfigDict
 from moco_jax.convert.formats.ours import config_of, is_ours
+from moco_jax.data.source import existing
 
 log = logging.getLogger(__name__)
 
@@ -54,3 +56,15 @@ def take(config: ConfigDict, given: Collection[str] = ()) -> dict[str, object]:
     shown = [name for name in names if name in changed or name in _SAID]
     log.info("Taken from %s: %s", path, ", ".join(f"{name}={there[name]}" for name in shown))
     return changed
+
+
+def check_init(config: ConfigDict, workdir: Place) -> None:
+    """Refuses a `config.init` that is not there, before images are read.
+
+    A run that goes on needs it no more; one in a bucket is looked for when it is read.
+
+    Raises:
+      MissingError: there is no such file or folder; its nearest sibling is named.
+    """
+    if config.init and not places.scheme(config.init) and not (workdir / "checkpoints").is_dir():
+        existing(config.init)

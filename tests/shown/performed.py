@@ -30,6 +30,7 @@ NOT_RUN = {
     r"python -m moco_jax( preview)?$": "a name alone",
     r".*\[--": "a synopsis; its flags are looked up",
 }
+PAGES_NOT_RUN = {"docs/detection.md": "it needs data sets that are not there, and many minutes"}
 NAMES = {
     "/path/to/images": "images", "PATH": "images", "IMAGE": "photo.jpg", "RUN": "runs/mine",
     "DIR": "runs/dir", "FILE": "moco_v2_800ep_pretrain.pth.tar",
@@ -42,6 +43,8 @@ DEMO = "python -m moco_jax.main --config=configs/demo.py --workdir={}"
 
 def reason(shown: Shown) -> str | None:
     """Why a command is not run; None: it is."""
+    if shown.where in PAGES_NOT_RUN:
+        return PAGES_NOT_RUN[shown.where]
     return next((why for what, why in NOT_RUN.items() if re.match(what, shown.text)), None)
 
 

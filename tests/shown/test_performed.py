@@ -9,7 +9,7 @@ import pytest
 from moco_jax.commands import members
 from tests import documents
 from tests.documents import ROOT, Shown
-from tests.shown.performed import NOT_RUN, Folder, reason
+from tests.shown.performed import NOT_RUN, PAGES_NOT_RUN, Folder, reason
 
 pytestmark = pytest.mark.shown
 
@@ -29,7 +29,6 @@ PYTHON = {
     for page in documents.PAGES
     if (blocks := [text for kind, text in documents.blocks(page) if kind == "python"])
 }
-DATA_SETS = "docs/detection.md"  # its Python reads VOC and COCO
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +58,7 @@ def test_the_commands_of_a_page(page, folder):
         folder.perform(shown.text)
 
 
-@pytest.mark.parametrize("page", sorted(PYTHON.keys() - {DATA_SETS}))
+@pytest.mark.parametrize("page", sorted(PYTHON.keys() - PAGES_NOT_RUN))
 def test_the_python_of_a_page(page, folder):
     for text in PYTHON[page]:
         assert folder.execute(text)["features"].shape[0] == 2
