@@ -1,5 +1,6 @@
 """Commands that the pages show, run at a tiny size in a folder that has what they name."""
 
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -12,6 +13,8 @@ from PIL import Image
 
 from moco_jax import __main__ as program
 from moco_jax.cost import rehearsal
+from moco_jax.data import arrays
+from moco_jax.data.source import Splits
 from moco_jax.training import loop, own_run
 from tests import commands, documents
 from tests.documents import ROOT, Shown
@@ -36,7 +39,7 @@ NAMES = {
     "DIR": "runs/dir", "FILE": "moco_v2_800ep_pretrain.pth.tar",
 }  # fmt: skip
 PLACES = re.compile(r"(?<![\w/])(?:runs/(?:mine|demo)|photo\.jpg|moco_v2\w+\.pth\.tar)(?![\w/])")
-STEPS = 3
+STEPS, EMBEDDED = 3, (2000, 200)
 MINE = "python -m moco_jax.main --config=configs/v2_r50.py --workdir={} --config.data.source={}"
 DEMO = "python -m moco_jax.main --config=configs/demo.py --workdir={}"
 
@@ -61,13 +64,21 @@ def write_images(folder: pathlib.Path) -> None:
                 image.save(folder / split / name / f"{number}.jpg")
 
 
+def open_embedded(*_: object) -> Splits:
+    """The first of the embedded images, for training and test."""
+    return Splits(*(
+        dataclasses.replace(part, images=part.images[:count], labels=part.labels[:count])
+        for part, count in zip(arrays.open_embedded(), EMBEDDED, strict=True)
+    ))  # fmt: skip
+
+
 def smaller(c: ConfigDict) -> list[str]:
     """What makes a training one of a few small steps; all else stays as it is shown."""
     own = c.data.source != "embedded"
-    batch, images = (16, 64) if own else (64, 10_000 * c.data.label_share)
+    batch, images = 16, 64 if own else EMBEDDED[0] * c.data.label_share
     values = {
         "epochs": STEPS * batch / images, "optim.warmup_epochs": 0, "data.batch_size": batch,
-        "data.eval_batch_size": 64, "data.threads": 2, "model.resnet.width": 0.25,
+        "data.eval_batch_size": 64, "data.threads": 2, "model.resnet.width": 0.125,
     }  # fmt: skip
     if c.protocol != "supervised":
         values |= {"method.bn_group_size": 8, "method.queue_size": 2 * batch}
@@ -145,7 +156,7 @@ class Folder:
         if module == commands.MAIN:
             return self.train(argv)
         if argv[0] == "study":
-            argv += ["--part=1/4", "--seeds=0", *smaller(_config(["--config=configs/demo.py"]))]
+            argv += ["--part=1/99", "--seeds=0", *smaller(_config(["--config=configs/demo.py"]))]
         elif argv[0] == "preview":
             argv += ["--config.data.threads=2"]
         return program.main([word for word in argv if word != "..."])

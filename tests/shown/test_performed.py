@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from moco_jax.commands import members
+from moco_jax.data.source import OPENERS
 from tests import documents
 from tests.documents import ROOT, Shown
 from tests.shown.performed import NOT_RUN, PAGES_NOT_RUN, Folder, reason
@@ -45,6 +46,7 @@ def one_device():
 @pytest.fixture
 def folder(tmp_path, kept, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(OPENERS, "embedded", "tests.shown.performed:open_embedded")
     made = Folder(tmp_path, kept)
     # A member of a study needs no process of its own.
     monkeypatch.setattr(members.Programs, "run", lambda _, arguments: made.train(arguments))
