@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draws the picture; returns the exit code."""
     argv, values = list(sys.argv[1:] if argv is None else argv), flags.FlagValues()
     config = config_flags.DEFINE_config_file(
-        "config", None, "The experiment: configs/NAME.py.", flag_values=values
+        "config", None, "The experiment: configs/NAME.py.", flag_values=values, sys_argv=argv
     )
     out = flags.DEFINE_string("out", "views.png", "The picture to write.", flag_values=values)
     flags.mark_flag_as_required("config", flag_values=values)

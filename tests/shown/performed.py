@@ -83,7 +83,11 @@ def smaller(c: ConfigDict) -> list[str]:
     if c.protocol != "supervised":
         values |= {"method.bn_group_size": 8, "method.queue_size": 2 * batch}
     if own:
-        values |= {"model.name": "resnet18", "data.image_size": 32}
+        values |= {
+            "model.name": "resnet18",
+            "data.image_size": 32,
+            "evals.names": ("knn", "rank_me"),
+        }
     return [f"--config.{name}={value}" for name, value in values.items()]
 
 
