@@ -63,6 +63,10 @@ def check_init(config: ConfigDict, workdir: Place) -> None:
 
     A run that goes on needs it no more; one in a bucket is looked for when it is read.
 
+    Args:
+      config: of the run.
+      workdir: of the run, which goes on where it has checkpoints.
+
     Raises:
       MissingError: there is no such file or folder; its nearest sibling is named.
     """
