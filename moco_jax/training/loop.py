@@ -73,6 +73,7 @@ def run(
       TrainingDivergedError: too many steps in a row were not finite, or none was.
     """
     path = files.prepare_workdir(workdir)
+    own_run.check_init(config, path)
     with contextlib.ExitStack() as stack:
         if line is None or line.index == 0:
             stack.enter_context(lock.held(path, end_process))
