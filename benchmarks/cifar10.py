@@ -45,7 +45,9 @@ def recipe(method: str, source: str, epochs: float, seed: int) -> ConfigDict:
     if c.method.bn_group_size:
         c.method.bn_group_size = 32
     c.optim.base_lr *= FASTER
-    c.method.swav.queue_from_epoch *= epochs / 200
+    if method == "swav":  # as the demonstration: prototypes fewer than the batch, without a queue
+        c.method.queue_size = 0
+        c.method.swav.update(prototypes=100, epsilon=0.02)
     c.knn.every_epochs, c.evals.names = 0.0, ()
     c.log.update(every_steps=50, tensorboard=False)
     return c
