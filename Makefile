@@ -8,13 +8,13 @@ PYTEST := $(BIN)/python -m pytest
 # The tests mostly compile, which takes one core: two at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test lint test-slow processes faults buckets test-gpu tpu parity browser slurm kubernetes newcomer docs clean
+.PHONY: demo test lint test-slow processes detection faults buckets test-gpu tpu parity browser slurm kubernetes newcomer docs clean
 
 demo: $(STEM)
 	$(BIN)/python -m moco_jax.main --config=configs/demo.py --workdir=runs/demo
 
 test: $(STEM)-test lint
-	$(PYTEST) $(TWO) -m "not slow and not processes and not gpu and not tpu"
+	$(PYTEST) $(TWO) -m "not slow and not processes and not detection and not gpu and not tpu"
 
 lint: $(STEM)-test
 	$(BIN)/ruff check .
@@ -28,6 +28,10 @@ test-slow: $(STEM)-test
 # Runs of several processes, killed and started again.
 processes: $(STEM)-test
 	$(PYTEST) -m processes
+
+# Whole runs of detectors and segmenters, on shapes.
+detection: $(STEM)-detection
+	$(PYTEST) $(TWO) -m detection
 
 # What a run stands on, broken for real: signals, disks, files, processes.
 faults: $(STEM)-test
@@ -104,6 +108,10 @@ $(STEM)-kubernetes: $(STEM)-test
 
 $(STEM)-newcomer: $(STEM)-test
 	$(INSTALL) -e '.[newcomer]'
+	@touch $@
+
+$(STEM)-detection: $(STEM)-test
+	$(INSTALL) -e '.[detection]'
 	@touch $@
 
 $(STEM)-docs: $(STEM)-test

@@ -13,7 +13,7 @@ from moco_jax.errors import CheckpointError
 from moco_jax.training import experiment, loop
 from tests import annotations, shapes
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.detection
 
 
 def learn(x, steps):

@@ -12,7 +12,7 @@ from moco_jax.detection import pixel_protocol
 from moco_jax.training import experiment, loop
 from tests import pixel_sets
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.detection
 
 
 def test_a_run_learns_and_goes_on_with_the_same_bits(tmp_path):

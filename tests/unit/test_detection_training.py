@@ -22,6 +22,7 @@ def source(tmp_path_factory):
     return shapes.write(tmp_path_factory.mktemp("shapes"), 8)
 
 
+@pytest.mark.detection
 def test_losses_on_one_and_on_eight_devices_are_equal(source):
     x = protocol.build(shapes.tiny_config(source))
     with experiment.train_batches(x, 0) as stream:

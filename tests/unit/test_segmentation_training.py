@@ -26,6 +26,7 @@ def root(tmp_path_factory):
     return root
 
 
+@pytest.mark.detection
 def test_the_same_loss_on_one_device_and_eight(root):
     """And the same statistics; and a network that knows nothing is at the chance loss."""
     c = tiny_config(root)

@@ -109,7 +109,7 @@ for source in (folder, npz):
     c.data.update(source=source, batch_size=12, eval_batch_size=16, image_size=16, threads=2)
     task = types.SimpleNamespace(views=(c.data.view1, c.data.view2))
     x = types.SimpleNamespace(
-        data=pipeline.open_data(c.data), config=c, mesh=mesh.make_mesh(), task=task
+        data=pipeline.open_data(c.data), config=c, mesh=mesh.make_mesh(), task=task, own=None
     )
     kind = source.partition(":")[0]
     for stream, batches in (
