@@ -18,7 +18,7 @@ from moco_jax.data.source import ArraySource, EncodedSource, Source, Splits
 from moco_jax.errors import InputError
 from moco_jax.methods.method import Batch
 from moco_jax.ops.operations import operations
-from moco_jax.protocols import make_task
+from moco_jax.protocols import MAKERS, make_task
 from moco_jax.training import experiment
 from moco_jax.training.experiment import Experiment
 from moco_jax.training.facts import facts_of
@@ -59,6 +59,11 @@ def build(config: ConfigDict, devices: Sequence[jax.Device], size: Size | None) 
       InputError: a value is bad, values do not fit each other, or the size is not known.
     """
     options.check(config)
+    if config.protocol not in MAKERS:
+        raise InputError(
+            f"protocol={config.protocol!r}: expected one of {', '.join(MAKERS)}; others have no "
+            f"plan yet, --dry_run of moco_jax.main says what they need here"
+        )
     config = config.copy_and_resolve_references()
     if config.model.dtype == "auto":  # of the devices, not of this machine's
         config.model.dtype = "float32" if devices[0].platform == "cpu" else "bfloat16"

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import linear, v3_vit
-from moco_jax import mesh
+from moco_jax import config, mesh, protocols
 from moco_jax.commands import plan
 from moco_jax.cost import absent, chips, hlo, program
 from moco_jax.cost.estimate import Estimate, describe
@@ -58,6 +58,9 @@ def test_what_cannot_be_planned_is_refused():
     c = linear.get_config("demo")
     c.supervised.augment = False
     refused(c, r"supervised.augment=False: expected True")
+    for protocol in set(config.PROTOCOLS) - set(protocols.MAKERS):
+        c.protocol = protocol
+        refused(c, f"protocol='{protocol}': expected one of pretraining, .*--dry_run", None)
 
 
 def test_collectives_and_loops_of_a_program():
