@@ -1,5 +1,6 @@
 """Hearing of an asynchronous save that fails, when it fails."""
 
+import gc
 import logging
 import sys
 from typing import Any
@@ -37,6 +38,8 @@ class Failures(logging.Filter):
 
     def close(self) -> None:
         """Hears nothing more."""
+        if self.last:
+            gc.collect()  # what a failed save has left is told when it is collected: still in here
         for name in _LOGGERS:
             logging.getLogger(name).removeFilter(self)
         if sys.unraisablehook == self._unraisable:

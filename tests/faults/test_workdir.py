@@ -10,7 +10,7 @@ from moco_jax.cluster import lock
 from tests.faults.runs import LAST, STEP, Run, complete, saved, steps
 
 pytestmark = pytest.mark.faults
-BUILD = "moco_jax.training.loop:build#1"
+BUILD = "moco_jax.training.experiment:build#1"
 
 
 def test_a_second_run_is_refused_and_the_first_goes_on(home, undisturbed, tmp_path):

@@ -1,4 +1,6 @@
+import asyncio
 import errno
+import gc
 import json
 
 import jax
@@ -9,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from moco_jax import checkpoint, config, files, mesh
-from moco_jax.checkpoint import Checkpoints, sealed
+from moco_jax.checkpoint import Checkpoints, failures, sealed
 from moco_jax.errors import CheckpointError, StorageError
 from moco_jax.identity import refuse_changes
 from moco_jax.training.step import TrainState
@@ -256,3 +258,21 @@ def test_the_checksums_have_one_of_their_own(lost, tmp_path, caplog):
     meta.write_text(json.dumps(content))
     assert checkpoints(tmp_path).newest_config() == (CONFIG if lost == "checksums" else {"seed": 7})
     assert str(meta) in caplog.text, "an older version has no checksum of them: that is said"
+
+
+def test_what_a_failed_save_has_left_is_not_told_after_the_end(caplog):
+    """Its tasks tell of their exceptions when they are collected, whenever that is."""
+
+    async def write():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    heard, loop = failures.Failures(), asyncio.new_event_loop()
+    task = loop.create_task(write())
+    loop.run_until_complete(asyncio.wait([task]))
+    loop.close()
+    heard.last, cycle = OSError(), [task]
+    cycle.append(cycle)
+    del task, cycle
+    heard.close()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
