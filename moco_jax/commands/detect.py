@@ -6,6 +6,7 @@ and DIR/pictures/, every image with its detections drawn. Exit codes: 0 done, 2 
 
 import argparse
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -22,9 +23,10 @@ from moco_jax import mesh as meshes
 from moco_jax.commands.terminal import check_writable, guarded
 from moco_jax.config import BACKENDS
 from moco_jax.data import pipeline
-from moco_jax.detection import batches, coco_ap, drawing, inference, task
+from moco_jax.detection import batches, coco_ap, drawing, inference
 from moco_jax.detection.annotated import AnnotatedSet
 from moco_jax.detection.checkpointed import Trained, load
+from moco_jax.detection.dense_task import normalized
 from moco_jax.detection.detections import Detections
 from moco_jax.detection.shown import SCORE
 from moco_jax.detection.unannotated import open_unannotated
@@ -66,18 +68,11 @@ def detections(
     c.data.update(eval_batch_size=batch_size, max_bad_share=1.0)
     mean, std = (tuple(x) for x in (c.data.mean, c.data.std))
     mean, std = (mean, std) if mean else pipeline.IMAGENET
-    proposals = c.detection.test_proposals
-
-    def predict(variables: Any, given: dict[str, jax.Array]) -> inference.Predicted:
-        images = task.normalized(given, 0, mean, std)
-        return inference.predict(net, variables, images, given["size"], *proposals)
-
-    run = jax.jit(meshes.inside(mesh, predict))
+    normalize = functools.partial(normalized, mean=mean, std=std)
+    run = inference.make_detect(net, mesh, normalize, tuple(c.detection.test_proposals))
     variables = jax.device_put(trained.variables, meshes.replicated(mesh))
     with batches.eval_batches(data, trained.framing, c.data, **batches.sent(mesh)) as stream:
-        for batch in stream:
-            found = run(variables, {name: batch[name] for name in ("image", "size")})
-            yield from inference.of_batch(found, batch)
+        yield from run(variables["params"], variables["batch_stats"], stream)
 
 
 def entries(data: AnnotatedSet, index: int, found: Detections) -> Iterator[dict[str, Any]]:

@@ -216,8 +216,12 @@ def read_again(path: str | os.PathLike, name: str = "") -> bytes:
     return retrying(f"reading {name or path}", lambda: read_file(path), is_trouble)
 
 
-def read_file(path: str | os.PathLike) -> bytes:
+def read_file(path: str | os.PathLike, most: int = -1) -> bytes:
     """The content of a file; a pipe or a device is an error instead of a wait without end.
+
+    Args:
+      path: of the file.
+      most: bytes from its begin; -1: all.
 
     Raises:
       OSError: there is no such file, or it is none.
@@ -226,4 +230,4 @@ def read_file(path: str | os.PathLike) -> bytes:
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb", 0) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("no regular file, but a pipe, socket, device or folder")
-        return file.readall()
+        return file.read(most)

@@ -17,7 +17,7 @@ import numpy as np
 from moco_jax.data import summary
 from moco_jax.data.summary import Understood
 from moco_jax.detection.corners import Account
-from moco_jax.detection.image_files import read_pixels
+from moco_jax.detection.image_files import ImageSet, read_pixels
 from moco_jax.detection.masks import Shape
 from moco_jax.detection.opening import open_by
 from moco_jax.errors import InputError
@@ -77,7 +77,7 @@ class Annotated:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AnnotatedSet:
+class AnnotatedSet(ImageSet):
     """Annotated images of one split.
 
     Attributes:
@@ -90,25 +90,10 @@ class AnnotatedSet:
       understood: what is said of it at the start.
     """
 
-    name: str
-    images: tuple[Annotated, ...]
-    class_names: tuple[str, ...]
     category_ids: tuple[int, ...] = ()
     keypoint_names: tuple[str, ...] = ()
     file: str = ""
     understood: Understood = dataclasses.field(default_factory=Understood)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def channels(self) -> int:
-        """Of each image: colour."""
-        return 3
-
-    def item_name(self, index: int) -> str:
-        """What logs and errors call an image."""
-        return self.images[index].name
 
     def for_training(self) -> Self:
         """Without crowds, and without images on which nothing else is; detectron2's choice.

@@ -1,9 +1,11 @@
-"""Files of images beside their annotations: their size from the first bytes, and their pixels.
+"""Files of images beside their annotations: sets of them, their size, and their pixels.
 
-H height, W width of an image
+N images, H height, W width of one
 """
 
 import contextlib
+import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -14,18 +16,55 @@ MAX_PIXELS = 100_000_000  # of an image whose size is asked for
 _HEAD = 1 << 16  # bytes of an image in which its size is to be found, mostly
 
 
-def size_of(path: str) -> tuple[int, int] | None:
-    """Height and width of an image, from its first bytes where they say it; None of no image.
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one split, with what is known of each.
+
+    Attributes:
+      name: what logs and errors call the set.
+      images: N of them, each with a name.
+      class_names: of the classes' numbers.
+    """
+
+    name: str
+    images: tuple[Any, ...]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def channels(self) -> int:
+        """Of each image: colour."""
+        return 3
+
+    def item_name(self, index: int) -> str:
+        """What logs and errors call an image."""
+        return self.images[index].name
+
+
+def read_size(path: str, name: str, max_pixels: int) -> tuple[int, int]:
+    """Height and width of an image, from its first bytes where they say it.
+
+    Args:
+      path: of its file.
+      name: what errors call it.
+      max_pixels: more are refused.
 
     Raises:
+      BadImage: it is none.
       OSError: there is no such file.
       StorageError: it cannot be read, again and again.
     """
-    with contextlib.suppress(BadImage, OSError), open(path, "rb") as file:
-        return decoding.read_header(file.read(_HEAD), MAX_PIXELS)[:2]
-    data = listing.read_again(path)
+    with contextlib.suppress(BadImage, OSError):
+        return decoding.read_header(listing.read_file(path, _HEAD), max_pixels)[:2]
+    return decoding.read_header(listing.read_again(path, name), max_pixels)[:2]
+
+
+def size_of(path: str) -> tuple[int, int] | None:
+    """As `read_size`; None of no image."""
     with contextlib.suppress(BadImage):
-        return decoding.read_header(data, MAX_PIXELS)[:2]
+        return read_size(path, path, MAX_PIXELS)
     return None
 
 

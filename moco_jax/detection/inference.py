@@ -3,15 +3,17 @@
 B images, D final detections of an image, M and P cells of a side, K keypoints.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moco_jax import mesh as meshes
 from moco_jax.data import transfer
 from moco_jax.detection import anchors, final, pasting
+from moco_jax.detection.dense_task import variables_of
 from moco_jax.detection.detections import Detections
 from moco_jax.detection.detector import Detector
 from moco_jax.detection.final import Final
@@ -70,6 +72,35 @@ def predict(
     )
     drawn = net.apply(variables, maps, found.boxes, found.mask, False, method=net.heads)
     return Predicted(found, _own_masks(drawn, found.classes), drawn.get("draw_keypoints"))
+
+
+def make_detect(
+    net: Detector,
+    mesh: jax.sharding.Mesh,
+    normalize: Callable[[dict[str, jax.Array], int], jax.Array],
+    proposals: tuple[int, int],
+) -> Callable[[Any, Any, Iterable[Mapping[str, Any]]], Iterator[tuple[int, Detections]]]:
+    """The function from parameters, statistics and evaluation batches to each image's detections.
+
+    Args:
+      net: the network.
+      mesh: on which parameters and batches lie.
+      normalize: as `Experiment.augment`.
+      proposals: `before` and `after` of `predict`.
+    """
+
+    def run(params: Any, stats: Any, given: dict[str, jax.Array]) -> Predicted:
+        variables = variables_of(params, stats)
+        return predict(net, variables, normalize(given, 0), given["size"], *proposals)
+
+    run = jax.jit(meshes.inside(mesh, run))
+
+    def detect(params: Any, stats: Any, stream: Iterable[Mapping[str, Any]]):
+        for batch in stream:
+            given = {name: batch[name] for name in ("image", "size")}
+            yield from of_batch(run(params, stats, given), batch)
+
+    return detect
 
 
 def _own_masks(drawn: dict[str, Any], classes: jax.Array) -> jax.Array | None:

@@ -46,7 +46,9 @@ def _make(x: Experiment, trained_on: Callable[[int], Any], context: Context) -> 
         found = detect(state, precise(state, position))
         row = precisions(x, found)
         if position == x.steps and jax.process_index() == 0:
-            _add_result(x, context, row)
+            names = ("test_side", "eleven_points", "precise_batches")
+            settings = {name: x.config.detection[name] for name in names}
+            add_result(x, context, EVALUATION, settings, row)
             shown.save(context.workdir, x.data.test, found, x.config.data)
         return row
 
@@ -98,21 +100,13 @@ def make_detect(x: Experiment) -> Callable[[TrainState, Any], list[Detections]]:
     proposals = tuple(d.test_proposals)
     framing = Framing(tuple(d.canvas), (d.test_side,), d.longest, boxes=max(most, 1))
 
-    def predict(params: Any, stats: Any, batch: dict[str, jax.Array]) -> inference.Predicted:
-        variables = {"params": meshes.gathered(params), "batch_stats": stats}
-        images = x.augment(batch, 0)
-        return inference.predict(x.task.net, variables, images, batch["size"], *proposals)
-
-    predict = jax.jit(meshes.inside(x.mesh, predict))
+    run = inference.make_detect(x.task.net, x.mesh, x.augment, proposals)
 
     def detect(state: TrainState, stats: Any) -> list[Detections]:
         found = [NOTHING] * len(test)
         with batches.eval_batches(test, framing, data, **batches.sent(x.mesh)) as stream:
-            for batch in stream:
-                given = {name: batch[name] for name in ("image", "size")}
-                predicted = predict(state.params, stats, given)
-                for index, one in inference.of_batch(predicted, batch):
-                    found[index] = one
+            for index, one in run(state.params, stats, stream):
+                found[index] = one
         return found
 
     return detect
@@ -157,15 +151,29 @@ def voc(x: Experiment, found: Sequence[Detections]) -> dict[str, float]:
     return {"AP": result.ap, "AP50": result.ap50, "AP75": result.ap75}
 
 
-def _add_result(x: Experiment, context: Context, row: dict[str, float]) -> None:
-    c, d = x.config, x.config.detection
+def add_result(
+    x: Experiment,
+    context: Context,
+    name: str,
+    own: dict[str, Any],
+    row: dict[str, float],
+) -> None:
+    """Keeps what was measured at a run's end in its results.json.
+
+    Args:
+      x: the experiment.
+      context: of the run.
+      name: of the evaluation.
+      own: settings of this protocol beside what all have.
+      row: the metrics.
+    """
+    c = x.config
     settings = {
         "init": c.init or "random", "batch_size": c.data.batch_size, "base_lr": c.optim.base_lr,
-        "steps": x.steps, "test_side": d.test_side, "eleven_points": d.eleven_points,
-        "precise_batches": d.precise_batches,
+        "steps": x.steps,
     }  # fmt: skip
     results.add(
-        context.workdir, EVALUATION, protocol=x.task.recipe, settings=settings, seed=c.seed,
+        context.workdir, name, protocol=x.task.recipe, settings=settings | own, seed=c.seed,
         split=f"test images of {c.evals.source or c.data.source}", examples=len(x.data.test),
         metrics=row,
     )  # fmt: skip

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 
 from moco_jax import mesh as meshes
-from moco_jax import results
 from moco_jax.data import transfer
 from moco_jax.detection import mean_iou
 from moco_jax.detection.batches import sent
+from moco_jax.detection.dense_task import variables_of
+from moco_jax.detection.measured import add_result
 from moco_jax.detection.pixel_batches import eval_pixels
+from moco_jax.detection.segmenter import upsampled
 from moco_jax.evals.evaluation import Context, Evaluation, Measure
 from moco_jax.training.experiment import Experiment
 from moco_jax.training.step import TrainState
@@ -39,7 +40,9 @@ def _make(x: Experiment, context: Context) -> Measure:
         row = {"mIoU": found.mean_iou, "pixel_accuracy": found.accuracy}
         row = {name: value for name, value in row.items() if np.isfinite(value)}
         if position == x.steps and jax.process_index() == 0:
-            _add_result(x, context, row, found)
+            own = {f"iou {name}": v for name, v in found.iou.items() if np.isfinite(v)}
+            settings = {"crop": list(x.config.segmentation.crop)}
+            add_result(x, context, EVALUATION, settings, row | own)
         return row
 
     return measure
@@ -50,8 +53,9 @@ def make_count(x: Experiment) -> Callable[[TrainState], np.ndarray]:
     canvas = tuple(x.config.segmentation.canvas)
 
     def of_batch(state: TrainState, batch: dict[str, jax.Array]) -> jax.Array:
-        logits = x.task.logits(state.params, state.method_state, x.augment(batch, 0))
-        return mean_iou.confusion(logits, batch["labels"])
+        variables = variables_of(state.params, state.method_state["stats"])
+        small = x.task.net.apply(variables, x.augment(batch, 0), train=False)
+        return mean_iou.confusion(upsampled(small), batch["labels"])
 
     of_batch = jax.jit(meshes.inside(x.mesh, of_batch), out_shardings=meshes.replicated(x.mesh))
 
@@ -65,19 +69,3 @@ def make_count(x: Experiment) -> Callable[[TrainState], np.ndarray]:
         return total
 
     return count
-
-
-def _add_result(
-    x: Experiment, context: Context, row: dict[str, float], found: mean_iou.Scores
-) -> None:
-    c = x.config
-    settings: dict[str, Any] = {
-        "init": c.init or "random", "batch_size": c.data.batch_size, "base_lr": c.optim.base_lr,
-        "steps": x.steps, "crop": list(c.segmentation.crop),
-    }  # fmt: skip
-    own = {f"iou {name}": value for name, value in found.iou.items() if np.isfinite(value)}
-    results.add(
-        context.workdir, EVALUATION, protocol=x.task.recipe, settings=settings, seed=c.seed,
-        split=f"test images of {c.evals.source or c.data.source}", examples=len(x.data.test),
-        metrics=row | own,
-    )  # fmt: skip

@@ -1,25 +1,21 @@
 """The experiment of `protocol='segmentation'`: label maps and a segmenter, in the one loop."""
 
-import hashlib
 from functools import partial
 
 import jax
 from ml_collections import ConfigDict
 
-from moco_jax.data import pipeline
-from moco_jax.detection import pixel_task
+from moco_jax.data.prefetch import Prefetcher
+from moco_jax.detection import dense_protocol, pixel_task
 from moco_jax.detection.architecture import of_resnet, renamed
 from moco_jax.detection.batches import sent
 from moco_jax.detection.cropping import Cropping, check_canvas
+from moco_jax.detection.dense_protocol import checked, opened
 from moco_jax.detection.measured_pixels import evaluation
 from moco_jax.detection.pixel_batches import train_pixels
-from moco_jax.detection.protocol import checked
-from moco_jax.detection.segmented import SegmentedSet, SegmentedSplits, open_segmented
-from moco_jax.detection.task import normalized
+from moco_jax.detection.segmented import Segmented, SegmentedSplits, open_segmented
 from moco_jax.errors import InputError
-from moco_jax.training import experiment
 from moco_jax.training.experiment import Experiment
-from moco_jax.training.facts import course_of
 from moco_jax.training.own import Own
 
 _PLAIN = "fpn"  # the detector whose backbone is a whole ResNet by its own names, as here
@@ -50,19 +46,14 @@ def assembled(config: ConfigDict, mesh: jax.sharding.Mesh, data: SegmentedSplits
     cropping = Cropping(tuple(s.crop), tuple(s.scales), s.mirrored)
     check_canvas(tuple(s.canvas), data.test)
     made = pixel_task.make(config, len(train.class_names))
-    channels = pipeline.channel_stats(train, config.data)
-    course = course_of(config, len(train) / config.data.batch_size)
-    views = partial(normalized, mean=channels[0], std=channels[1])
-    x = experiment.composed(config, mesh, data, channels, made, views, course)
-    found = experiment.computed(config, mesh) | {"images": _fingerprint(data)}
-    found["classes"] = list(train.class_names)
+    x = dense_protocol.composed(config, mesh, data, made, _told)
     own = Own(
         batches=partial(_train_batches, x, cropping),
         renamed=partial(renamed, _PLAIN),
         taken=of_resnet(_PLAIN),
         evaluation=evaluation(x),
     )
-    return x._replace(found=found, own=own)
+    return x._replace(own=own)
 
 
 def _data(config: ConfigDict) -> SegmentedSplits:
@@ -71,31 +62,17 @@ def _data(config: ConfigDict) -> SegmentedSplits:
     Raises:
       InputError: there are none, or they have other classes.
     """
-    source, other = config.data.source, config.evals.source
-    train, test = open_segmented(source)
-    if other:
-        own = open_segmented(other)
-        test = own.test or own.train
-    if test is None:
-        raise InputError(f"data.source={source!r} has no test images; evals.source names others")
+    train, test = opened(config, open_segmented)
     if test.class_names != train.class_names:
         raise InputError(f"{test.name} has other classes than {train.name}: "
                          f"{test.class_names}, {train.class_names}")  # fmt: skip
     return SegmentedSplits(train, test)
 
 
-def _train_batches(x: Experiment, cropping: Cropping, start: int) -> pipeline.Prefetcher:
+def _train_batches(x: Experiment, cropping: Cropping, start: int) -> Prefetcher:
     c = x.config
     return train_pixels(x.data.train, cropping, c.data, c.seed, start, **sent(x.mesh))
 
 
-def _fingerprint(data: SegmentedSplits) -> dict[str, str]:
-    """As `data.fingerprint`: the number of images of each part, and a digest of names and sizes."""
-    return {"train": _digest(data.train), "test": _digest(data.test)}
-
-
-def _digest(part: SegmentedSet) -> str:
-    digest = hashlib.sha256(repr((len(part), part.class_names)).encode())
-    for image in part.images:
-        digest.update(repr((image.name, image.height, image.width)).encode(errors="replace"))
-    return f"{len(part)} images, {digest.hexdigest()[:16]}"
+def _told(image: Segmented) -> bytes:
+    return repr((image.name, image.height, image.width)).encode(errors="replace")

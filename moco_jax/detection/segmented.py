@@ -13,7 +13,7 @@ import numpy as np
 from moco_jax.data import decoding, listing, pipeline, summary
 from moco_jax.data.patience import for_each
 from moco_jax.data.summary import LeftOut, Understood
-from moco_jax.detection.image_files import MAX_PIXELS, read_pixels, size_of
+from moco_jax.detection.image_files import MAX_PIXELS, ImageSet, read_pixels, size_of
 from moco_jax.detection.label_maps import Code, read_labels
 from moco_jax.detection.opening import open_by
 from moco_jax.errors import BadImage, InputError
@@ -70,7 +70,7 @@ class Segmented:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SegmentedSet:
+class SegmentedSet(ImageSet):
     """Images of one split with their label maps.
 
     Attributes:
@@ -80,22 +80,7 @@ class SegmentedSet:
       understood: what is said of it at the start.
     """
 
-    name: str
-    images: tuple[Segmented, ...]
-    class_names: tuple[str, ...]
     understood: Understood = dataclasses.field(default_factory=Understood)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def channels(self) -> int:
-        """Of each image: colour."""
-        return 3
-
-    def item_name(self, index: int) -> str:
-        """What logs and errors call an image."""
-        return self.images[index].name
 
 
 class SegmentedSplits(NamedTuple):

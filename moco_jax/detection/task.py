@@ -5,7 +5,6 @@ them that may be objects, K classes.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,12 +17,13 @@ from moco_jax.detection import anchors as anchoring
 from moco_jax.detection import sampling
 from moco_jax.detection.architecture import NETWORKS, layers_of, make_detector
 from moco_jax.detection.box_loss import Samples, box_losses, sample_proposals
+from moco_jax.detection.dense_task import DenseTask, variables_of
 from moco_jax.detection.detector import Detector
 from moco_jax.detection.drawing_loss import keypoint_loss, mask_loss, mask_targets
 from moco_jax.detection.proposal_loss import proposal_losses, proposal_targets
 from moco_jax.detection.proposals import propose
-from moco_jax.mesh import GROUPS, by_rows, gathered
-from moco_jax.methods.method import Batch, Tree, unchanged, whole_gradient
+from moco_jax.mesh import GROUPS, by_rows
+from moco_jax.methods.method import Batch, Tree
 
 _CANVAS = (64, 64)  # on which first weights are made: they do not depend on it
 
@@ -36,38 +36,7 @@ class Sizes(NamedTuple):
     samples: int
 
 
-class Detection(NamedTuple):
-    """A detector in the same loop as a method; see `methods.method.Method`.
-
-    Attributes:
-      init: key -> (params, method_state).
-      loss: (params, method_state, batch, key, step) -> (loss, (method_state, metrics)). What it
-        draws for an image depends on the key and the image's index, not on its place.
-      net: the network.
-      chance_loss: of a network that holds all answers for equally likely, without the boxes' part.
-      layers: path prefixes, in params, of the ResNet's layers from the first to the last.
-      layout: how the method state lies on the mesh.
-      recipe: what the log says of it.
-      views: none, an image is shown once.
-      encode: there are no features to be evaluated.
-      guard, after_update, caution: as of a `Method`.
-    """
-
-    init: Callable[[jax.Array], tuple[Tree, Tree]]
-    loss: Callable[[Tree, Tree, Batch, jax.Array, jax.Array], tuple[jax.Array, tuple[Tree, dict]]]
-    net: Detector
-    chance_loss: float
-    layers: tuple[str, ...]
-    layout: Tree
-    recipe: str
-    views: tuple[ConfigDict, ...] = ()
-    encode: None = None
-    guard: Callable[[jax.Array, Tree, Tree], tuple[jax.Array, Tree, Tree]] = whole_gradient
-    after_update: Callable[[Any, Any], Any] = unchanged
-    caution: str = ""
-
-
-def make(config: ConfigDict, classes: int, keypoints: int) -> Detection:
+def make(config: ConfigDict, classes: int, keypoints: int) -> DenseTask:
     """Faster R-CNN, with masks and keypoints where `config.detection` asks for them.
 
     Args:
@@ -88,7 +57,7 @@ def make(config: ConfigDict, classes: int, keypoints: int) -> Detection:
 
     def loss(params: Tree, state: Tree, batch: Batch, key: jax.Array, step: jax.Array):
         del step
-        variables = {"params": gathered(params), "batch_stats": state["stats"]}
+        variables = variables_of(params, state["stats"])
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch["index"])
         run = partial(_losses, sizes=sizes)
         parts, new = net.apply(
@@ -98,7 +67,7 @@ def make(config: ConfigDict, classes: int, keypoints: int) -> Detection:
         metrics = {f"loss_{name}": part for name, part in parts.items()}
         return sum(parts.values()), ({"stats": stats}, metrics)
 
-    return Detection(
+    return DenseTask(
         init=init,
         loss=loss,
         net=net,
@@ -107,27 +76,6 @@ def make(config: ConfigDict, classes: int, keypoints: int) -> Detection:
         layout=GROUPS,
         recipe=_recipe(d, classes),
     )
-
-
-def normalized(
-    entries: dict[str, Any], which: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> jax.Array:
-    """Images (B, H, W, 3), float32; what their canvas has beside them is zero then, their mean.
-
-    Args:
-      entries: of a batch: `image` uint8 (B, H, W, 3), `size` int32 (B, 2).
-      which: view, of which there is one.
-      mean: of each channel, of pixels in [0, 1].
-      std: as well.
-    """
-    del which
-    x = entries["image"].astype(jnp.float32) / 255
-    mean, std = (jnp.array(values, jnp.float32)[None, None, None] for values in (mean, std))
-    x = (x - mean) / std
-    height, width = (entries["size"][:, i, None, None, None] for i in (0, 1))
-    rows, columns = (jnp.arange(n) for n in x.shape[1:3])
-    inside = (rows[None, :, None, None] < height) & (columns[None, None, :, None] < width)
-    return jnp.where(inside, x, 0)
 
 
 def _losses(

@@ -10,10 +10,11 @@ import pathlib
 import numpy as np
 
 from moco_jax import config, places
-from moco_jax.data import decoding, listing
+from moco_jax.data import listing
 from moco_jax.data.formats import EXTENSIONS
 from moco_jax.data.source import existing
 from moco_jax.detection.annotated import Annotated, AnnotatedSet
+from moco_jax.detection.image_files import read_size
 from moco_jax.errors import BadImage, InputError, StorageError
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def open_unannotated(spec: str, max_pixels: int) -> AnnotatedSet:
 def _image(root: pathlib.Path, name: str, number: int, max_pixels: int) -> Annotated | None:
     path = os.path.join(root, name)
     try:
-        height, width = decoding.read_header(listing.read_again(path, name), max_pixels)[:2]
+        height, width = read_size(path, name, max_pixels)
     except StorageError:
         raise
     except (BadImage, OSError) as error:

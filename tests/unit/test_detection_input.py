@@ -1,34 +1,24 @@
 """Annotated images on canvases, and their batches."""
 
-import itertools
+import functools
 
 import numpy as np
 import pytest
 
-from moco_jax import config
 from moco_jax.data import pipeline
 from moco_jax.detection import batches, framing, masks
 from moco_jax.detection.annotated import open_annotated
 from moco_jax.detection.framing import Drawn, Framing
 from moco_jax.errors import BadImage, InputError
-from tests import annotations
+from tests import annotations, streams
+from tests.streams import assert_same, column, join, take
 
 NAMES = "abcdefghij"
 TRAINING = Framing((48, 64), (16, 24, 32), 64, mirrored=0.5, boxes=3)
 TESTING = Framing((48, 64), (24,), 64, boxes=2)
 
 
-def options(**values):
-    data = config.default().data
-    data.update(
-        {"batch_size": 4, "eval_batch_size": 4, "threads": 2, "max_bad_share": 0.5, **values}
-    )
-    return data
-
-
-def take(stream, count):
-    with stream:
-        return list(itertools.islice(stream, count))
+options = functools.partial(streams.options, batch_size=4, eval_batch_size=4, max_bad_share=0.5)
 
 
 @pytest.mark.parametrize(
@@ -103,22 +93,14 @@ def data(tmp_path_factory):
     return open_annotated(f"voc:{root}").train
 
 
-def same(some, others):
-    for one, other in zip(some, others, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
-
-
 def test_batches_depend_on_seed_and_step_alone(data):
     whole = take(batches.train_batches(data, TRAINING, options(), 3), 6)
     order = np.concatenate([pipeline.sample_order(3, epoch, 10) for epoch in range(3)])[:24]
-    np.testing.assert_array_equal(np.concatenate([b["index"] for b in whole]), order)
-    same(take(batches.train_batches(data, TRAINING, options(threads=5), 3, 4), 2), whole[4:])
+    np.testing.assert_array_equal(column(whole, "index"), order)
+    assert_same(take(batches.train_batches(data, TRAINING, options(threads=5), 3, 4), 2), whole[4:])
     parts = [take(batches.train_batches(data, TRAINING, options(), 3, host=h, hosts=2), 6)
              for h in (0, 1)]  # fmt: skip
-    joined = [{name: np.concatenate([a[name], b[name]]) for name in a} for a, b in zip(*parts)]
-    same(joined, whole)
+    assert_same(join(parts), whole)
     other = take(batches.train_batches(data, TRAINING, options(), 4), 6)
     assert any((a["index"] != b["index"]).any() for a, b in zip(whole, other))
 
@@ -152,12 +134,12 @@ def test_an_image_that_cannot_be_read_gives_way_or_is_padding(tmp_path, caplog):
     order = np.concatenate([pipeline.sample_order(0, epoch, 10) for epoch in (0, 1)])
     found = take(batches.train_batches(data, TRAINING, options(), 0), 3)
     wanted = np.where((order == 2) | (order == 3), 4, order)[:12]
-    np.testing.assert_array_equal(np.concatenate([b["index"] for b in found]), wanted)
+    np.testing.assert_array_equal(column(found, "index"), wanted)
     sides = [framing.draw(TRAINING, 0, row // 10, i).side for row, i in enumerate(wanted.tolist())]
     assert np.concatenate([b["size"] for b in found]).min(1).tolist() == sides
     assert "skipped an image that cannot be read: c.jpg" in caplog.text
     shown = take(batches.eval_batches(data, TESTING, options()), 3)
-    assert np.concatenate([b["index"] for b in shown]).tolist() == [
+    assert column(shown, "index").tolist() == [
         0, 1, -1, -1, 4, 5, 6, 7, 8, 9, -1, -1,
     ]  # fmt: skip
     with pytest.raises(BadImage, match=r"2 of 1\d images of voc:.*one of them: c.jpg"):

@@ -8,7 +8,8 @@ import pytest
 from moco_jax import convert, mesh
 from moco_jax.checkpoint import named
 from moco_jax.convert.formats.ours import spread
-from moco_jax.detection import architecture, protocol, task
+from moco_jax.detection import architecture, protocol
+from moco_jax.detection.dense_task import normalized
 from moco_jax.errors import InputError
 from moco_jax.methods.method import Batch
 from moco_jax.training import experiment, step
@@ -105,7 +106,7 @@ def test_masks_and_classes_that_are_not_there_are_refused(source, tmp_path):
 def test_padding_of_the_canvas_is_the_mean():
     image = np.full((2, 4, 6, 3), 51, np.uint8)
     entries = {"image": image, "size": np.array([[4, 6], [2, 3]], np.int32)}
-    x = np.asarray(task.normalized(jax.tree.map(jnp.asarray, entries), 0, (0.1,) * 3, (0.5,) * 3))
+    x = np.asarray(normalized(jax.tree.map(jnp.asarray, entries), 0, (0.1,) * 3, (0.5,) * 3))
     np.testing.assert_allclose(x[0], 0.2, rtol=1e-6)
     np.testing.assert_allclose(x[1, :2, :3], 0.2, rtol=1e-6)
     assert not x[1, 2:].any()

@@ -1,35 +1,25 @@
 """Crops of images with label maps, and their batches."""
 
-import itertools
+import functools
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax import config
 from moco_jax.data import pipeline
 from moco_jax.detection import cropping, pixel_batches
 from moco_jax.detection.cropping import Cropping, Drawn
 from moco_jax.detection.label_maps import IGNORED
 from moco_jax.detection.segmented import open_segmented
 from moco_jax.errors import BadImage, InputError
-from tests import pixel_sets
+from tests import pixel_sets, streams
+from tests.streams import assert_same, column, join, take
 
 NAMES = "abcdefghij"
 CROP = Cropping((33, 49))
 
 
-def options(**values):
-    data = config.default().data
-    data.update(
-        {"batch_size": 4, "eval_batch_size": 4, "threads": 2, "max_bad_share": 0.5, **values}
-    )
-    return data
-
-
-def take(stream, count):
-    with stream:
-        return list(itertools.islice(stream, count))
+options = functools.partial(streams.options, batch_size=4, eval_batch_size=4, max_bad_share=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -81,28 +71,22 @@ def data(tmp_path_factory):
     return open_segmented(f"voc:{root}").train
 
 
-def same(some, others):
-    for one, other in zip(some, others, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
-
-
 def test_batches_depend_on_seed_and_step_alone(data):
     whole = take(pixel_batches.train_pixels(data, CROP, options(), 3), 6)
     order = np.concatenate([pipeline.sample_order(3, epoch, 10) for epoch in range(3)])[:24]
-    np.testing.assert_array_equal(np.concatenate([b["index"] for b in whole]), order)
+    np.testing.assert_array_equal(column(whole, "index"), order)
     row = cropping.cropped(
         data.images[order[21]].pixels(10**6), data.images[order[21]].labels(10**6), CROP,
         cropping.draw(CROP, 3, 2, int(order[21])),
     )  # fmt: skip
     for name, value in row.items():
         np.testing.assert_array_equal(whole[5][name][1], value)
-    same(take(pixel_batches.train_pixels(data, CROP, options(threads=5), 3, 4), 2), whole[4:])
+    assert_same(
+        take(pixel_batches.train_pixels(data, CROP, options(threads=5), 3, 4), 2), whole[4:]
+    )
     parts = [take(pixel_batches.train_pixels(data, CROP, options(), 3, host=h, hosts=2), 6)
              for h in (0, 1)]  # fmt: skip
-    joined = [{name: np.concatenate([a[name], b[name]]) for name in a} for a, b in zip(*parts)]
-    same(joined, whole)
+    assert_same(join(parts), whole)
 
 
 def test_evaluation_sees_each_image_once_whole_and_pads(data):
@@ -124,11 +108,11 @@ def test_a_label_map_that_cannot_be_used_gives_way_or_is_padding(tmp_path, caplo
     order = np.concatenate([pipeline.sample_order(0, epoch, 10) for epoch in (0, 1)])
     found = take(pixel_batches.train_pixels(data, CROP, options(), 0), 3)
     wanted = np.where(order == 2, 3, order)[:12]
-    np.testing.assert_array_equal(np.concatenate([b["index"] for b in found]), wanted)
+    np.testing.assert_array_equal(column(found, "index"), wanted)
     assert "cannot be read: c.jpg: label map" in caplog.text
     assert "the value 21 in 2,400 pixels; expected 0 to 20, or 255" in caplog.text
     shown = take(pixel_batches.eval_pixels(data, (49, 65), options()), 3)
-    assert np.concatenate([b["index"] for b in shown]).tolist()[:4] == [0, 1, -1, 3]
+    assert column(shown, "index").tolist()[:4] == [0, 1, -1, 3]
     for file in (tmp_path / "SegmentationClass").iterdir():
         file.write_bytes(b"")
     with pytest.raises(BadImage, match=r"64 images in a row cannot be read, the first: .*jpg"):
