@@ -11,11 +11,10 @@ is complete in the workdir is not done again.
 import argparse
 import json
 import pathlib
-import resource
 import statistics
 from collections.abc import Callable
 
-from benchmarks.evaluated import evaluated
+from benchmarks.evaluated import cpu_seconds, evaluated
 from configs import byol, linear, simclr, swav, v2_r18_cifar10, v3_r50
 from moco_jax import results
 from moco_jax.commands import knn
@@ -51,12 +50,6 @@ def recipe(method: str, source: str, epochs: float, seed: int) -> ConfigDict:
     c.knn.every_epochs, c.evals.names = 0.0, ()
     c.log.update(every_steps=50, tensorboard=False)
     return c
-
-
-def cpu_seconds() -> float:
-    """Of this process, over all its threads."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def trained(c: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """One evaluation as a run of the trainer, for the benchmarks that compare several."""
 
 import pathlib
+import resource
 from typing import Any
 
 from moco_jax import results
@@ -18,3 +19,9 @@ def evaluated(config: ConfigDict, workdir: pathlib.Path, evaluation: str) -> dic
         raise SystemExit("stopped; the same command goes on")
     (record,) = (r for r in results.read(workdir) if r["evaluation"] == evaluation)
     return record
+
+
+def cpu_seconds() -> float:
+    """Of this process, over all its threads."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
