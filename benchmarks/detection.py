@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from benchmarks.evaluated import cpu_seconds, evaluated
 from configs import detection, v2_r50
 from moco_jax.config import ConfigDict
+from moco_jax.detection import protocol
 from moco_jax.detection.annotated import open_annotated
 from moco_jax.main import set_up_logging
 from moco_jax.training import loop
@@ -75,6 +76,11 @@ def without_test(images: pathlib.Path, copy: pathlib.Path) -> pathlib.Path:
     return copy
 
 
+def average_precisions(c: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
+    """In [0, 1], at the end of a training."""
+    return evaluated(c, workdir, "detection", protocol.build)["metrics"]
+
+
 def arm(name: str, flags: argparse.Namespace, seed: int) -> dict[str, float]:
     """Average precisions of one training, and what it cost."""
     c, start = recipe(flags.images, seed, flags.rate), 0.0
@@ -90,7 +96,7 @@ def arm(name: str, flags: argparse.Namespace, seed: int) -> dict[str, float]:
 
         row = torch_detection.measure(c)
     else:
-        row = evaluated(c, flags.workdir / f"{name}-{seed}-run", "detection")["metrics"]
+        row = average_precisions(c, flags.workdir / f"{name}-{seed}-run")
     return row | {"cpu_seconds": cpu_seconds() - begin, "pretraining_cpu_seconds": start}
 
 
@@ -126,7 +132,7 @@ def tune(flags: argparse.Namespace) -> None:
     for rate in flags.tune:
         c = recipe(images, 0, rate)
         c.detection.every_epochs = 0.0
-        row = evaluated(c, flags.workdir / f"tune-{rate:g}", "detection")["metrics"]
+        row = average_precisions(c, flags.workdir / f"tune-{rate:g}")
         print(f"base_lr {rate:g}, val: " + ", ".join(f"{k} {row[k]:.1%}" for k in METRICS))
 
 
