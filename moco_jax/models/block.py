@@ -3,6 +3,7 @@
 B batch, N tokens, C features of a token, A heads.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +21,41 @@ MLP_RATIO = 4
 _xavier = nn.initializers.xavier_uniform()
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU (arXiv:1606.08415), x times the normal distribution's Phi(x), of x's dtype.
+
+    Types narrower than float32 are computed in it, by erf, which costs a TPU fewer operations
+    than erfc: far left Phi loses its relative precision there, 3e-7 absolutely, which is below
+    what such a type adds to a sum. The gradient keeps x alone.
+    """
+    if jnp.finfo(x.dtype).bits >= 32:
+        return nn.gelu(x, approximate=False)
+    return _narrow_gelu(x)
+
+
+def _phi(x: jax.Array) -> jax.Array:
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+@jax.custom_vjp
+def _narrow_gelu(x: jax.Array) -> jax.Array:
+    wide = x.astype(jnp.float32)
+    return (wide * _phi(wide)).astype(x.dtype)
+
+
+def _narrow_gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _narrow_gelu(x), x
+
+
+def _narrow_gelu_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-wide * wide / 2) / math.sqrt(2 * math.pi)
+    return ((g.astype(jnp.float32) * (_phi(wide) + wide * density)).astype(x.dtype),)
+
+
+_narrow_gelu.defvjp(_narrow_gelu_forward, _narrow_gelu_backward)
+
+
 class FeedForward(nn.Module):
     """Two linear layers with the exact (erf) GELU between them.
 
@@ -34,7 +70,7 @@ class FeedForward(nn.Module):
         """(B, N, C) to (B, N, C)."""
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_xavier)
         hidden = dense(MLP_RATIO * x.shape[-1], name="fc1")(x)
-        return dense(x.shape[-1], name="fc2")(nn.gelu(hidden, approximate=False))
+        return dense(x.shape[-1], name="fc2")(gelu(hidden))
 
 
 def drop_path(x: jax.Array, rate: float | jax.Array, key: jax.Array) -> jax.Array:

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from jax.flatten_util import ravel_pytree
 
 from moco_jax import config, mesh, models
 from moco_jax.models import attention
-from moco_jax.models.attention import choose_attention, fused, plain
+from moco_jax.models.attention import Projections, choose_attention, fused, plain
+from moco_jax.models.block import gelu
 
 SMALL = {"vit_tiny": {"width": 32, "depth": 3, "heads": 2}, "resnet18": {"width": 1 / 16}}
 
@@ -122,6 +124,57 @@ def test_unknown_names_give_the_nearest():
 def test_attention_is_fused_where_it_can_be(backend, name, head, dtype, expected, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     assert choose_attention(name, head, jnp.dtype(dtype)) is expected
+
+
+def test_narrow_gelu_is_exact():
+    """Against SciPy in float64: half a unit of bfloat16, and what erf lacks far left.
+
+    The gradient takes one unit: it is rounded twice.
+    """
+    x = jnp.concatenate([jnp.linspace(-9, 9, 20_001), jnp.array([0.0, -1e-3, 30.0, -30.0])])
+    x = x.astype(jnp.bfloat16)
+    wide = np.asarray(x, np.float64)
+    phi, density = scipy.stats.norm.cdf(wide), scipy.stats.norm.pdf(wide)
+    y, gradient = jax.vmap(jax.value_and_grad(gelu))(x)
+    assert y.dtype == gradient.dtype == jnp.bfloat16
+    unit = float(jnp.finfo(jnp.bfloat16).eps)
+    np.testing.assert_allclose(np.asarray(y, np.float64), wide * phi, rtol=unit / 2, atol=6e-7)
+    slope = phi + wide * density
+    np.testing.assert_allclose(np.asarray(gradient, np.float64), slope, rtol=unit, atol=2e-7)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_apart_are_those_of_one(dtype):
+    """As many units of the type as sums of 32 and their gradients take; the parameters' names."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 32)), dtype)
+    one, apart = (Projections(4, how, dtype) for how in (False, True))
+    params = one.init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, params, apart.init(jax.random.key(0), x))
+
+    def value_and_gradient(net):
+        def loss(params, x):
+            y = jnp.stack(net.apply(params, x)).astype(jnp.float32)
+            return jnp.sum(y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)), y
+
+        return jax.tree.leaves(jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)[1:])
+
+    for a, b in zip(*map(value_and_gradient, (one, apart)), strict=True):
+        a, b = (np.asarray(v, np.float64) for v in (a, b))
+        np.testing.assert_allclose(a, b, atol=2 * float(jnp.finfo(dtype).eps) * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "apart"),
+    [("bfloat16", 128, True), ("bfloat16", 64, False), ("float32", 128, False)],
+)
+def test_products_are_apart_where_it_pays(dtype, width, apart):
+    """Narrow types with heads of 64 features; float32 is computed as ever, bit by bit."""
+    net = attention.Attention(2, plain, jnp.dtype(dtype))
+    x = jnp.zeros((1, 3, width), dtype)
+    params = jax.eval_shape(net.init, jax.random.key(0), x)
+    text = str(jax.make_jaxpr(net.apply)(params, x))
+    # Two of attention itself, one of the output, and those of the projections.
+    assert text.count("= dot_general[") == 3 + (3 if apart else 1)
 
 
 def attention_gradient(attend, dtype, n=197, heads=12, d=64):
