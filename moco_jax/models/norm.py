@@ -23,7 +23,8 @@ class BatchNorm(nn.Module):
 
     PyTorch's conventions: the biased variance normalizes, the unbiased one is stored. Everything
     is computed in float32, the variance in two passes, as the mean of (x - mean)^2: the one-pass
-    E[x^2] - mean^2 cancels where the mean is large beside the deviation.
+    E[x^2] - mean^2 cancels where the mean is large beside the deviation. Values of a narrower type
+    are read once, for memory is what they wait for: both moments are of x less the running mean.
 
     The collection 'batch_stats' holds 'mean' and 'var', float32 (G, C), a row for each group.
     Evaluation averages the rows, so a module with another `groups` may evaluate them too.
@@ -72,7 +73,9 @@ class BatchNorm(nn.Module):
                 renewed = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
                 running_var.value = jnp.where(some, renewed, running_var.value)
         elif train:
-            mean, var = _moments(grouped)
+            narrow = jnp.finfo(x.dtype).bits < 32
+            near = running_mean.value
+            mean, var = _moments_near(grouped, near) if narrow else _moments(grouped)
             if not self.is_initializing():
                 unbiased = var * _bessel(grouped)
                 running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
@@ -123,6 +126,16 @@ def _moments(grouped: jax.Array) -> tuple[jax.Array, jax.Array]:
     # spares the backward pass one reduction over the whole tensor.
     centered = grouped - jax.lax.stop_gradient(_spread(mean, grouped))
     return mean, jnp.mean(jnp.square(centered), axes)
+
+
+def _moments_near(grouped: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`_moments` in one pass, exact as far as the mean is near to `near` (G, C), in deviations."""
+    axes = tuple(range(1, grouped.ndim - 1))
+    near = jax.lax.stop_gradient(near)
+    shifted = grouped - _spread(near, grouped)
+    mean = jnp.mean(shifted, axes)
+    var = jnp.mean(jnp.square(shifted), axes) - jnp.square(mean)
+    return near + mean, jnp.maximum(var, 0)
 
 
 def _masked_moments(grouped: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,6 +1,9 @@
 """BatchNorm in groups: statistics, devices, errors."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -68,6 +71,49 @@ def test_grouped_resnet_needs_no_communication():
     variables = shapes(net, *x.shape)[1]
     text = compile_sharded(net, variables, x, ("data",)).as_text()
     assert [c for c in COLLECTIVES if c in text] == []
+
+
+def gradient_in_float64(x, g, scale):
+    """Of a BatchNorm's input, (G, n, C), by the usual formula, and what comes out."""
+    x, g = x.astype(np.float64), g.astype(np.float64)
+    deviation = np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    normal = (x - x.mean(1, keepdims=True)) / deviation
+    inner = g - g.mean(1, keepdims=True) - normal * (g * normal).mean(1, keepdims=True)
+    return normal * scale, scale / deviation * inner
+
+
+@pytest.mark.parametrize(("offset", "near"), [(0.0, 0.0), (3.0, 0.0), (50.0, 48.0), (1000.0, 1001)])
+def test_narrow_types_are_read_once(offset, near):
+    """bfloat16 in and out, moments in float32: one unit of bfloat16; the statistics 1e-5.
+
+    Means of up to 1,000 deviations, the running one within a few of them or the first one, 0.
+    """
+    net, rng = BatchNorm(2, dtype=jnp.bfloat16), np.random.default_rng(0)
+    x = jnp.asarray(offset + rng.normal(size=(16, 8, 8, 3)) * (1 + offset / 100), jnp.bfloat16)
+    g, scale = jnp.asarray(rng.normal(size=x.shape), jnp.bfloat16), rng.uniform(0.5, 2, 3)
+    variables = {
+        "params": {"scale": jnp.asarray(scale, jnp.float32), "bias": jnp.zeros(3)},
+        "batch_stats": {"mean": jnp.full((2, 3), float(near)), "var": jnp.ones((2, 3))},
+    }
+    y, pull, new = jax.vjp(partial(renewed, net, variables), x, has_aux=True)
+    assert y.dtype == jnp.bfloat16
+    values, weights = (np.asarray(v, np.float32).reshape(2, 512, 3) for v in (x, g))
+    want, slope = gradient_in_float64(values, weights, scale)
+    for got, reference in ((y, want), (pull(g)[0], slope)):
+        got = np.asarray(got, np.float64).reshape(2, 512, 3)
+        np.testing.assert_allclose(got, reference, rtol=2**-8, atol=2**-8 * np.abs(reference).max())
+    stats, values = new["batch_stats"], values.astype(np.float64)
+    mean, var = values.mean(1), values.var(1, ddof=1)
+    np.testing.assert_allclose(stats["mean"], 0.9 * near + 0.1 * mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * var, rtol=1e-5)
+
+
+def test_a_constant_channel_is_zero_in_narrow_types_too():
+    x = jnp.full((4, 5), 3.140625, jnp.bfloat16)
+    variables = BatchNorm(dtype=jnp.bfloat16).init(jax.random.key(0), x, train=True)
+    y, new = renewed(BatchNorm(dtype=jnp.bfloat16), variables, x)
+    assert np.abs(np.asarray(y, np.float32)).max() < 2**-8
+    assert (new["batch_stats"]["var"] >= 0).all()
 
 
 def test_batch_norm_errors():
