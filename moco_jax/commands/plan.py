@@ -12,14 +12,16 @@ from collections.abc import Sequence
 
 import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from moco_jax import mesh as meshes
 from moco_jax.commands.arguments import parse
 from moco_jax.commands.terminal import guarded
+from moco_jax.commands.upper import upper
 from moco_jax.cost import absent, chips
 from moco_jax.cost.estimate import describe, estimate
 from moco_jax.errors import InputError
+from moco_jax.training.experiment import Experiment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,10 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         parse(values, ["plan", *argv])
         meshes.use_compilation_cache(config.value.compilation_cache)
         devices = _devices(values["topology"].value, config.value.backend)
-        x = absent.build(config.value, devices, _size(values))
+        x = build(config.value, devices, _size(values))
         print("\n".join(describe(estimate(x), values["price"].value)))
 
     return guarded(run)
+
+
+def build(
+    config: ConfigDict, devices: Sequence[jax.Device], size: absent.Size | None
+) -> Experiment:
+    """`absent.build` for any protocol."""
+    room = upper(config)
+    return absent.build(config, devices, size, room.planned if room else absent.made)
 
 
 def _devices(topology: str, backend: str) -> Sequence[jax.Device]:
