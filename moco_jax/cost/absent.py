@@ -101,18 +101,19 @@ def refuse_features(config: ConfigDict) -> None:
         )
 
 
-def known(source: str, sizes: Mapping[str, Size]) -> Size:
+def known(source: str, sizes: Mapping[str, Size], name: str = "") -> Size:
     """The size of a data set by its name.
 
     Args:
       source: `data.source`.
       sizes: those that are known.
+      name: of the set, among them; "": as the source.
 
     Raises:
       InputError: it is none of them.
     """
-    if source in sizes:
-        return sizes[source]
+    if found := sizes.get(name or source):
+        return found
     raise InputError(
         f"data.source={source!r}: its size is not known without it; give --images (and --classes, "
         f"--shape), or one of {', '.join(sizes)}"

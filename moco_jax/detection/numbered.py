@@ -30,7 +30,7 @@ def annotated(config: ConfigDict, size: Size | None, keypoints: int) -> Annotate
     Raises:
       InputError: the size is not known, or has no meaning here.
     """
-    size = _checked(config, size or known(_name(config.data.source), ANNOTATED))
+    size = _size(config, size, ANNOTATED)
     images, points = (nothing(keypoints),) * size.images, _numbers(keypoints)
     part = AnnotatedSet(config.data.source, images, _numbers(size.classes), keypoint_names=points)
     return AnnotatedSplits(part, part)
@@ -46,7 +46,7 @@ def segmented(config: ConfigDict, size: Size | None) -> SegmentedSplits:
     Raises:
       InputError: the size is not known, or has no meaning here.
     """
-    size = _checked(config, size or known(_name(config.data.source), SEGMENTED))
+    size = _size(config, size, SEGMENTED)
     images = (Segmented("", "", "", Code({}), 1, 1),) * size.images
     part = SegmentedSet(config.data.source, images, _numbers(size.classes))
     return SegmentedSplits(part, part)
@@ -63,7 +63,9 @@ def _numbers(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
-def _checked(config: ConfigDict, size: Size) -> Size:
+def _size(config: ConfigDict, size: Size | None, sizes: dict[str, Size]) -> Size:
+    source = config.data.source
+    size = size or known(source, sizes, _name(source))
     if size.classes < 1:
         raise InputError(f"--classes={size.classes}: expected at least 1 with "
                          f"protocol={config.protocol!r}")  # fmt: skip
