@@ -2,9 +2,10 @@
 
 Compiles the training step of a config for a TPU slice that is not there (`pip install
 '.[tpu]'`), or without --topology for the devices that are here, and prints what a chip needs
-and the bounds that its data sheet sets. Nothing runs, and no image is read: data sets of ImageNet
-and CIFAR are known by name, of others --images tells the number. Options of the config can be
-overridden: --config.data.batch_size=512. Exit codes: 0 done, 2 wrong input, or it does not fit.
+and the bounds that its data sheet sets. Nothing runs, and no image is read: ImageNet, CIFAR, COCO,
+VOC and Cityscapes are known by name, of others --images and --classes tell the numbers. Options of
+the config can be overridden: --config.data.batch_size=512. Exit codes: 0 done, 2 wrong input, or it
+does not fit.
 """
 
 import sys
