@@ -56,7 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build(
     config: ConfigDict, devices: Sequence[jax.Device], size: absent.Size | None
 ) -> Experiment:
-    """`absent.build` for any protocol."""
+    """`absent.build` for any protocol.
+
+    Args:
+      config: the options.
+      devices: to compile for.
+      size: of the data; None: that of a data set with a known name.
+    """
     room = upper(config)
     return absent.build(config, devices, size, room.planned if room else absent.made)
 
