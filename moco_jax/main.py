@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from moco_jax.commands import packaged
 from moco_jax.commands.arguments import parse
 from moco_jax.commands.terminal import guarded, version
+from moco_jax.commands.upper import upper
 from moco_jax.errors import (
     EXIT_FAILED,
     EXIT_RESTART,
@@ -151,15 +152,8 @@ def _builder(config: ConfigDict) -> Callable:
     """What makes the experiment of a config; of an upper floor only where that is asked for."""
     from moco_jax.training import experiment
 
-    if config.protocol == "detection":
-        from moco_jax.detection import protocol
-
-        return protocol.build
-    if config.protocol == "segmentation":
-        from moco_jax.detection import pixel_protocol
-
-        return pixel_protocol.build
-    return experiment.build
+    room = upper(config)
+    return room.build if room else experiment.build
 
 
 def _rehearse(build: Callable) -> int:

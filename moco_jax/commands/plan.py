@@ -2,9 +2,10 @@
 
 Compiles the training step of a config for a TPU slice that is not there (`pip install
 '.[tpu]'`), or without --topology for the devices that are here, and prints what a chip needs
-and the bounds that its data sheet sets. Nothing runs, and no image is read: data sets of ImageNet
-and CIFAR are known by name, of others --images tells the number. Options of the config can be
-overridden: --config.data.batch_size=512. Exit codes: 0 done, 2 wrong input, or it does not fit.
+and the bounds that its data sheet sets. Nothing runs, and no image is read: ImageNet, CIFAR, COCO,
+VOC and Cityscapes are known by name, of others --images and --classes tell the numbers. Options of
+the config can be overridden: --config.data.batch_size=512. Exit codes: 0 done, 2 wrong input, or it
+does not fit.
 """
 
 import sys
@@ -12,14 +13,16 @@ from collections.abc import Sequence
 
 import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from moco_jax import mesh as meshes
 from moco_jax.commands.arguments import parse
 from moco_jax.commands.terminal import guarded
+from moco_jax.commands.upper import upper
 from moco_jax.cost import absent, chips
 from moco_jax.cost.estimate import describe, estimate
 from moco_jax.errors import InputError
+from moco_jax.training.experiment import Experiment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,10 +47,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         parse(values, ["plan", *argv])
         meshes.use_compilation_cache(config.value.compilation_cache)
         devices = _devices(values["topology"].value, config.value.backend)
-        x = absent.build(config.value, devices, _size(values))
+        x = build(config.value, devices, _size(values))
         print("\n".join(describe(estimate(x), values["price"].value)))
 
     return guarded(run)
+
+
+def build(
+    config: ConfigDict, devices: Sequence[jax.Device], size: absent.Size | None
+) -> Experiment:
+    """`absent.build` for any protocol.
+
+    Args:
+      config: the options.
+      devices: to compile for.
+      size: of the data; None: that of a data set with a known name.
+    """
+    room = upper(config)
+    return absent.build(config, devices, size, room.planned if room else absent.made)
 
 
 def _devices(topology: str, backend: str) -> Sequence[jax.Device]:

@@ -3,7 +3,7 @@
 B batch, N images, K classes, H height and W width, C channels, S size of a view.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from moco_jax import mesh as meshes
 from moco_jax import options
+from moco_jax.config import choose
 from moco_jax.data import pipeline
 from moco_jax.data.source import ArraySource, EncodedSource, Source, Splits
 from moco_jax.errors import InputError
@@ -47,37 +48,44 @@ SIZES = {
 }
 
 
-def build(config: ConfigDict, devices: Sequence[jax.Device], size: Size | None) -> Experiment:
+Made = Callable[[ConfigDict, jax.sharding.Mesh, Size | None], Experiment]
+
+
+def made(config: ConfigDict, mesh: jax.sharding.Mesh, size: Size | None) -> Experiment:
+    """The experiment of a method or of supervised training, of data in numbers; see `build`."""
+    choose("protocol", config.protocol, MAKERS)
+    refuse_features(config)
+    size = size or known(config.data.source, SIZES)
+    images = max(size.classes, round(size.images * config.data.label_share))
+    data = Splits(_source(config.data.source, size._replace(images=images)), None)
+    pipeline.check_size(data.train, config.data.batch_size)
+    channels = pipeline.channel_stats(data.train, config.data)
+    return experiment.assemble(config, mesh, data, channels)
+
+
+def build(
+    config: ConfigDict, devices: Sequence[jax.Device], size: Size | None, made: Made = made
+) -> Experiment:
     """The experiment of a config on devices and images of which only the numbers are known.
 
     Args:
       config: the options; those of the data that say how images are read have no meaning here.
       devices: to compile for.
       size: of the data; None: that of a data set with a known name.
+      made: makes the experiment on a mesh; protocols of an upper floor have their own.
 
     Raises:
       InputError: a value is bad, values do not fit each other, or the size is not known.
     """
     options.check(config)
-    if config.protocol not in MAKERS:
-        raise InputError(
-            f"protocol={config.protocol!r}: expected one of {', '.join(MAKERS)}; others have no "
-            f"plan yet, --dry_run of moco_jax.main says what they need here"
-        )
     config = config.copy_and_resolve_references()
     if config.model.dtype == "auto":  # of the devices, not of this machine's
         config.model.dtype = "float32" if devices[0].platform == "cpu" else "bfloat16"
     if devices[0].platform != "gpu":
         config.model.vit.attention = "plain"  # as 'auto' is there
-    refuse_features(config)
     mesh = meshes.make_mesh(devices, config.mesh.fsdp)
     meshes.check_batch("data.batch_size", config.data.batch_size, mesh)
-    size = size or _known(config.data.source)
-    images = max(size.classes, round(size.images * config.data.label_share))
-    data = Splits(_source(config.data.source, size._replace(images=images)), None)
-    pipeline.check_size(data.train, config.data.batch_size)
-    channels = pipeline.channel_stats(data.train, config.data)
-    return experiment.assemble(config, mesh, data, channels)
+    return made(config, mesh, size)
 
 
 def refuse_features(config: ConfigDict) -> None:
@@ -93,12 +101,22 @@ def refuse_features(config: ConfigDict) -> None:
         )
 
 
-def _known(source: str) -> Size:
-    if source in SIZES:
-        return SIZES[source]
+def known(source: str, sizes: Mapping[str, Size], name: str = "") -> Size:
+    """The size of a data set by its name.
+
+    Args:
+      source: `data.source`.
+      sizes: those that are known.
+      name: of the set, among them; "": as the source.
+
+    Raises:
+      InputError: it is none of them.
+    """
+    if found := sizes.get(name or source):
+        return found
     raise InputError(
         f"data.source={source!r}: its size is not known without it; give --images (and --classes, "
-        f"--shape), or one of {', '.join(SIZES)}"
+        f"--shape), or one of {', '.join(sizes)}"
     )
 
 
@@ -118,6 +136,8 @@ def _source(name: str, size: Size) -> Source:
 
 def batch_shapes(x: Experiment) -> dict[str, Any]:
     """The entries of a training batch as the devices get them."""
+    if x.own:
+        return x.own.entries
     b, train = x.config.data.batch_size, x.data.train
     pixels = {}
     if isinstance(train, ArraySource):
@@ -136,19 +156,24 @@ def useful_operations(x: Experiment) -> int:
     Those of the method on views that are ready, computed once: without augmentation, optimizer
     and what `accumulate` or `model.remat` compute again.
     """
+    state, key = experiment.abstract_state(x), jax.random.key(0)
+    if x.own:  # nothing is computed again, and what makes its images ready has no products
+        return operations(_gradient(x, x.task, x.augment), state, x.own.entries, key)
     config = x.config.copy_and_resolve_references()
     config.accumulate, config.model.remat = 1, "none"
     config.model.vit.update(attention="plain", scan=False)
     task = make_task(config, facts_of(config, x.data.train))
-    state = experiment.abstract_state(x)
-    return operations(_gradient(task, x.frozen), state, ready_shapes(x), jax.random.key(0))
+    gradient = _gradient(x, task, lambda entries, which: entries["views"][which])
+    return operations(gradient, state, ready_shapes(x), key)
 
 
-def _gradient(task: Any, frozen: Any) -> Callable:
+def _gradient(x: Experiment, task: Any, view: Callable[[dict[str, Any], int], Any]) -> Callable:
     def gradient(state: Any, entries: dict[str, Any], key: jax.Array) -> Any:
         def loss(params: Any) -> Any:
-            params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
-            batch = Batch(entries, lambda entries, which: entries["views"][which])
+            params = jax.tree.map(
+                lambda p, f: jax.lax.stop_gradient(p) if f else p, params, x.frozen
+            )
+            batch = Batch(entries, view)
             return task.loss(params, state.method_state, batch, key, state.step)
 
         return jax.value_and_grad(loss, has_aux=True)(state.params)

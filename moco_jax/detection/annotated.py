@@ -76,6 +76,17 @@ class Annotated:
         return read_pixels(self.path, self.name, (self.height, self.width), max_pixels)
 
 
+def nothing(keypoints: int) -> Annotated:
+    """An image of one pixel without objects, and without a file.
+
+    Args:
+      keypoints: K that an object would have.
+    """
+    no, none = np.zeros(0, np.int32), np.zeros(0, bool)
+    boxes, points = np.zeros((0, 4), np.float32), np.zeros((0, keypoints, 3), np.float32)
+    return Annotated("", "", -1, 1, 1, boxes, no, none, none, no, (), points)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class AnnotatedSet(ImageSet):
     """Annotated images of one split.

@@ -20,7 +20,7 @@ from moco_jax import mesh as meshes
 from moco_jax.data import loader, pipeline, transfer, workers
 from moco_jax.data.loader import Batch, Loaded, Rows
 from moco_jax.data.prefetch import Prefetcher
-from moco_jax.detection.annotated import Annotated, AnnotatedSet
+from moco_jax.detection.annotated import AnnotatedSet, nothing
 from moco_jax.detection.framing import Drawn, Framing, draw, onto_canvas
 from moco_jax.errors import BadImage, InputError
 
@@ -115,8 +115,8 @@ def eval_batches(
     def one(index: int) -> Example:
         return _load(source, framing, data.max_pixels, index, drawn)
 
-    blank = functools.partial(_blank, framing, len(source.keypoint_names))
-    return eval_stream(source, one, blank, data, host=host, hosts=hosts, put=put)
+    empty = functools.partial(blank, framing, len(source.keypoint_names))
+    return eval_stream(source, one, empty, data, host=host, hosts=hosts, put=put)
 
 
 def eval_stream(
@@ -143,6 +143,18 @@ def sent(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """What the streams need to give this process's share of global batches on a mesh."""
     put = functools.partial(transfer.put, meshes.batched(mesh))
     return {"host": jax.process_index(), "hosts": jax.process_count(), "put": put}
+
+
+def entries_of(row: Example, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch over all hosts.
+
+    Args:
+      row: of an image.
+      batch_size: B.
+    """
+    row = row | dict.fromkeys(("index", "epoch"), np.int32(0))
+    shape = lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype)  # noqa: E731
+    return {name: shape(value) for name, value in row.items()}
 
 
 def _batches(source: Any, plan: Iterator[Rows], load: Load, data: ConfigDict) -> Iterator[Batch]:
@@ -211,10 +223,12 @@ def _load(
     return onto_canvas(image.pixels(max_pixels), image, framing, drawn, mirrored)
 
 
-def _blank(framing: Framing, keypoints: int) -> Example:
-    """A row of padding: an image of one black pixel without objects."""
-    no, none = np.zeros(0, np.int32), np.zeros(0, bool)
-    boxes, points = np.zeros((0, 4), np.float32), np.zeros((0, keypoints, 3), np.float32)
-    image = Annotated("", "", -1, 1, 1, boxes, no, none, none, no, (), points)
+def blank(framing: Framing, keypoints: int) -> Example:
+    """A row of padding: an image of one black pixel without objects.
+
+    Args:
+      framing: of the other rows.
+      keypoints: K of an object.
+    """
     drawn = Drawn(framing.sides[0], False)
-    return onto_canvas(np.zeros((1, 1, 3), np.uint8), image, framing, drawn, ())
+    return onto_canvas(np.zeros((1, 1, 3), np.uint8), nothing(keypoints), framing, drawn, ())

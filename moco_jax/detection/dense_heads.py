@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from moco_jax.detection.layers import Convolution, convolved, last_kernel, upsample
+from moco_jax.ops.operations import INTERPOLATION
 
 
 class MaskHead(nn.Module):
@@ -66,4 +67,5 @@ class KeypointHead(nn.Module):
         x = convolved(x, self.channels, mask, train, self.norm, self.dtype)
         x = upsample(self.keypoints, 4, self.dtype, "deconv")(x).astype(jnp.float32)
         n, height, width, _ = x.shape
-        return jax.image.resize(x, (n, 2 * height, 2 * width, self.keypoints), "linear")
+        with jax.named_scope(INTERPOLATION):
+            return jax.image.resize(x, (n, 2 * height, 2 * width, self.keypoints), "linear")

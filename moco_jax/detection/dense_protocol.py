@@ -33,12 +33,25 @@ def checked(config: ConfigDict) -> jax.sharding.Mesh:
     Raises:
       InputError: they have another.
     """
-    mesh, flat = experiment.checked(config), options.flat(config.to_dict())
+    mesh = experiment.checked(config)
+    check_fixed(config)
+    return mesh
+
+
+def check_fixed(config: ConfigDict) -> None:
+    """Refuses what has no meaning here.
+
+    Args:
+      config: of the run.
+
+    Raises:
+      InputError: an option without a meaning has another value than the one that says so.
+    """
+    flat = options.flat(config.to_dict())
     for name, value in _FIXED.items():
         if (given := flat[name]) != value:
             raise InputError(f"{name}={given!r}: expected {value!r} with "
                              f"protocol={config.protocol!r}")  # fmt: skip
-    return mesh
 
 
 def opened(config: ConfigDict, open_splits: Callable[[str], Any]) -> tuple[Any, Any]:

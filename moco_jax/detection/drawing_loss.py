@@ -11,6 +11,7 @@ import optax
 
 from moco_jax.detection import roi_align
 from moco_jax.detection.box_loss import Samples, of_truth, own_class
+from moco_jax.ops.operations import INTERPOLATION
 
 CHUNK = 16  # masks that are cropped at once
 
@@ -42,7 +43,8 @@ def mask_targets(samples: Samples, truth: jax.Array, bits: jax.Array, cells: int
         down = roi_align.interpolation(start[1], end[1], cells, height)
         across = roi_align.interpolation(start[0], end[0], cells, width)
         mask = framed[index].astype(jnp.float32)
-        return product("ph,hw,qw->pq", down, mask, across) >= 0.5
+        with jax.named_scope(INTERPOLATION):
+            return product("ph,hw,qw->pq", down, mask, across) >= 0.5
 
     return jax.lax.map(lambda x: crop(*x), (samples.boxes, samples.index), batch_size=CHUNK)
 

@@ -51,5 +51,14 @@ def eval_pixels(
         image = source.images[index]
         return onto_canvas(image.pixels(data.max_pixels), image.labels(data.max_pixels), canvas)
 
+    return eval_stream(source, one, functools.partial(blank, canvas), data, **how)
+
+
+def blank(canvas: tuple[int, int]) -> Example:
+    """A row of padding: an image of one black pixel without a class.
+
+    Args:
+      canvas: H, W.
+    """
     nothing = np.zeros((1, 1, 3), np.uint8), np.full((1, 1), IGNORED, np.uint8)
-    return eval_stream(source, one, functools.partial(onto_canvas, *nothing, canvas), data, **how)
+    return onto_canvas(*nothing, canvas)

@@ -5,14 +5,15 @@ from functools import partial
 import jax
 from ml_collections import ConfigDict
 
+from moco_jax.cost.absent import Size
 from moco_jax.data.prefetch import Prefetcher
-from moco_jax.detection import dense_protocol, pixel_task
+from moco_jax.detection import dense_protocol, numbered, pixel_task
 from moco_jax.detection.architecture import of_resnet, renamed
-from moco_jax.detection.batches import sent
+from moco_jax.detection.batches import entries_of, sent
 from moco_jax.detection.cropping import Cropping, check_canvas
 from moco_jax.detection.dense_protocol import checked, opened
 from moco_jax.detection.measured_pixels import evaluation
-from moco_jax.detection.pixel_batches import train_pixels
+from moco_jax.detection.pixel_batches import blank, train_pixels
 from moco_jax.detection.segmented import Segmented, SegmentedSplits, open_segmented
 from moco_jax.errors import InputError
 from moco_jax.training.experiment import Experiment
@@ -29,6 +30,21 @@ def build(config: ConfigDict) -> Experiment:
       BackendError: the named backend is not there.
     """
     return assembled(config, checked(config), _data(config))
+
+
+def planned(config: ConfigDict, mesh: jax.sharding.Mesh, size: Size | None) -> Experiment:
+    """The experiment of a config on devices and images of which only the numbers are known.
+
+    Args:
+      config: whose options are in their ranges.
+      mesh: over the devices.
+      size: of the data; None: that of a data set with a known name.
+
+    Raises:
+      InputError: values do not fit each other, or the size is not known.
+    """
+    dense_protocol.check_fixed(config)
+    return assembled(config, mesh, numbered.segmented(config, size))
 
 
 def assembled(config: ConfigDict, mesh: jax.sharding.Mesh, data: SegmentedSplits) -> Experiment:
@@ -49,6 +65,7 @@ def assembled(config: ConfigDict, mesh: jax.sharding.Mesh, data: SegmentedSplits
     x = dense_protocol.composed(config, mesh, data, made, _told)
     own = Own(
         batches=partial(_train_batches, x, cropping),
+        entries=entries_of(blank(cropping.crop), config.data.batch_size),
         renamed=partial(renamed, _PLAIN),
         taken=of_resnet(_PLAIN),
         evaluation=evaluation(x),

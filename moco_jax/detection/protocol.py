@@ -5,8 +5,9 @@ from functools import partial
 import jax
 from ml_collections import ConfigDict
 
+from moco_jax.cost.absent import Size
 from moco_jax.data.prefetch import Prefetcher
-from moco_jax.detection import batches, coco_ap, dense_protocol, task
+from moco_jax.detection import batches, coco_ap, dense_protocol, numbered, task
 from moco_jax.detection.annotated import Annotated, AnnotatedSplits, open_annotated
 from moco_jax.detection.architecture import of_resnet, renamed
 from moco_jax.detection.dense_protocol import checked, opened
@@ -27,6 +28,22 @@ def build(config: ConfigDict) -> Experiment:
     return assembled(config, checked(config), _data(config))
 
 
+def planned(config: ConfigDict, mesh: jax.sharding.Mesh, size: Size | None) -> Experiment:
+    """The experiment of a config on devices and images of which only the numbers are known.
+
+    Args:
+      config: whose options are in their ranges.
+      mesh: over the devices.
+      size: of the data; None: that of a data set with a known name.
+
+    Raises:
+      InputError: values do not fit each other, or the size is not known.
+    """
+    dense_protocol.check_fixed(config)
+    keypoints = _spread(config) if config.detection.keypoints else 0
+    return assembled(config, mesh, numbered.annotated(config, size, keypoints))
+
+
 def assembled(config: ConfigDict, mesh: jax.sharding.Mesh, data: AnnotatedSplits) -> Experiment:
     """The experiment of a config whose options are in their ranges, and of images that are open.
 
@@ -42,9 +59,12 @@ def assembled(config: ConfigDict, mesh: jax.sharding.Mesh, data: AnnotatedSplits
     made = task.make(config, len(train.class_names), len(train.keypoint_names))
     x = dense_protocol.composed(config, mesh, data, made, _told)
     x = x._replace(found=x.found | {"category_ids": list(train.category_ids)})
-    network, stream = config.detection.network, partial(_train_batches, x)
+    network, framing = config.detection.network, _framing(config)
+    stream = partial(_train_batches, x, framing)
+    row = batches.blank(framing, len(train.keypoint_names))
     own = Own(
         batches=stream,
+        entries=batches.entries_of(row, config.data.batch_size),
         renamed=partial(renamed, network),
         taken=of_resnet(network),
         evaluation=evaluation(x, stream),
@@ -64,7 +84,7 @@ def _data(config: ConfigDict) -> AnnotatedSplits:
             raise InputError(f"{test.name} has other {name} than {train.name}: "
                              f"{getattr(test, name)}, {getattr(train, name)}")  # fmt: skip
     d, points = config.detection, len(train.keypoint_names)
-    if d.keypoints and (given := len(d.spreads) or coco_ap.PEOPLE) != points:
+    if d.keypoints and (given := _spread(config)) != points:
         raise InputError(f"detection.spreads={tuple(d.spreads)} are of {given} keypoints; expected "
                          f"one for each of the {points} of {train.name}")  # fmt: skip
     if d.masks and not any(any(image.shapes) for image in train.images):
@@ -72,11 +92,20 @@ def _data(config: ConfigDict) -> AnnotatedSplits:
     return AnnotatedSplits(train.for_training(), test)
 
 
-def _train_batches(x: Experiment, start: int) -> Prefetcher:
-    c, d = x.config, x.config.detection
-    framing = Framing(
+def _spread(config: ConfigDict) -> int:
+    """Keypoints that have a spread."""
+    return len(config.detection.spreads) or coco_ap.PEOPLE
+
+
+def _framing(config: ConfigDict) -> Framing:
+    d = config.detection
+    return Framing(
         tuple(d.canvas), tuple(d.sides), d.longest, mirrored=d.mirrored, boxes=d.boxes, bits=d.masks
     )
+
+
+def _train_batches(x: Experiment, framing: Framing, start: int) -> Prefetcher:
+    c = x.config
     return batches.train_batches(
         x.data.train, framing, c.data, c.seed, start, **batches.sent(x.mesh)
     )

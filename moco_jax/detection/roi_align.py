@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from moco_jax.detection import boxes as geometry
 from moco_jax.errors import InputError
+from moco_jax.ops.operations import INTERPOLATION
 
 SAMPLES = 2  # of a cell, down and across
 # Boxes at once: what lies between the products is (boxes, P, W, C), 0.15 GB of 64 boxes, 7 cells
@@ -101,8 +102,9 @@ def _products(features: jax.Array, box: jax.Array, here: jax.Array, cells: int) 
     across = interpolation(box[0], box[2], cells, columns)
     # float32 maps in float32 on every device; it changes nothing for bfloat16.
     product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-    partly = product("ph,hwc->pwc", down.astype(features.dtype), features)
-    return product("pwc,qw->pqc", partly, across.astype(features.dtype))
+    with jax.named_scope(INTERPOLATION):
+        partly = product("ph,hwc->pwc", down.astype(features.dtype), features)
+        return product("pwc,qw->pqc", partly, across.astype(features.dtype))
 
 
 def interpolation(start: jax.Array, end: jax.Array, cells: int, length: int) -> jax.Array:

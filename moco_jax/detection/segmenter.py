@@ -12,6 +12,7 @@ from flax import linen as nn
 from moco_jax.detection.cropping import STRIDE, check_sides
 from moco_jax.detection.layers import Convolution, last_kernel
 from moco_jax.models.resnet import DEPTHS, ResNet
+from moco_jax.ops.operations import INTERPOLATION
 
 _DILATION = 6  # of the two convolutions after the backbone: a large field of view
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -73,7 +74,8 @@ def upsampled(logits: jax.Array) -> jax.Array:
     shape = (batch, STRIDE * (height - 1) + 1, STRIDE * (width - 1) + 1, classes)
     # Cell i is centred at i + 1/2 there, and its pixel at 16 i + 1/2.
     shift = jnp.full(2, 0.5 - 0.5 * STRIDE)
-    return jax.image.scale_and_translate(
-        logits, shape, (1, 2), jnp.full(2, float(STRIDE)), shift, "linear",
-        antialias=False, precision=_HIGHEST,
-    )  # fmt: skip
+    with jax.named_scope(INTERPOLATION):
+        return jax.image.scale_and_translate(
+            logits, shape, (1, 2), jnp.full(2, float(STRIDE)), shift, "linear",
+            antialias=False, precision=_HIGHEST,
+        )  # fmt: skip

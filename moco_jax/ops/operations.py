@@ -1,7 +1,8 @@
 """How many operations the matrix products and convolutions of a function take, by its shapes alone.
 
 A multiplication and an addition are two operations. A product with the zeros that pad or dilate a
-convolution is none: published figures of convolutional networks count the padding. What is not a
+convolution is none: published figures of convolutional networks count the padding. Nor is one by
+an interpolation's matrix, whose weights are zeros but for a few (`INTERPOLATION`). What is not a
 product (normalization, activations, the optimizer) is left out, as everywhere where the share of
 a device's peak is given ("model FLOP utilization", arXiv:2204.02311, appendix B).
 """
@@ -13,6 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+# A `jax.named_scope` for products that stand for gathers of a few values.
+INTERPOLATION = "interpolation"
 
 
 def operations(f: Callable, *args: Any) -> int:
@@ -33,6 +37,8 @@ def _total(jaxpr: Jaxpr) -> int:
 
 
 def _of(eqn: JaxprEqn) -> int:
+    if INTERPOLATION in str(eqn.source_info.name_stack):
+        return 0
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         length = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.evals.evaluation import Evaluation
 
@@ -12,12 +14,14 @@ class Own(NamedTuple):
 
     Attributes:
       batches: position -> training batches from there on, on the mesh.
+      entries: shapes of such a batch, over all hosts.
       renamed: what an array of a file's backbone is called in the state.
       taken: how the names of those arrays of the state begin that a file gives.
       evaluation: the one that has a meaning for it.
     """
 
     batches: Callable[[int], Prefetcher]
+    entries: dict[str, jax.ShapeDtypeStruct]
     renamed: Callable[[str], str]
     taken: tuple[str, ...]
     evaluation: Evaluation

@@ -24,20 +24,55 @@ def source(tmp_path_factory):
 
 
 @pytest.mark.detection
-def test_losses_on_one_and_on_eight_devices_are_equal(source):
-    x = protocol.build(shapes.tiny_config(source))
+def test_a_step_is_the_same_on_one_and_on_eight_devices(source, monkeypatch):
+    """And with the parameters split over pairs of them."""
+    monkeypatch.setattr(mesh, "MIN_SPLIT", 256)
+    c = shapes.tiny_config(source, masks=True)
+    c.optim.warmup_epochs = 0.0
+    x = protocol.build(c)
     with experiment.train_batches(x, 0) as stream:
         batch = jax.device_get(stream.get())
     found = []
-    for devices in (1, 8):
-        x = x._replace(mesh=mesh.make_mesh(jax.devices()[:devices]))
+    for devices, fsdp in ((1, 1), (8, 1), (8, 2)):
+        x = x._replace(mesh=mesh.make_mesh(jax.devices()[:devices], fsdp))
         state = experiment.fresh_state(x)
-        losses = jax.jit(mesh.inside(x.mesh, lambda s, e, x=x: x.task.loss(
-            s.params, s.method_state, Batch(e, x.augment), jax.random.key(1), s.step)))  # fmt: skip
-        _, (new, metrics) = losses(state, jax.device_put(batch, mesh.batched(x.mesh)))
-        found.append(jax.device_get((metrics, new)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), *found)
-    assert all(np.isfinite(value) and value > 0 for value in found[0][0].values())
+        split = sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+        assert (split > 20) == (fsdp > 1)
+        entries = jax.device_put(batch, mesh.batched(x.mesh))
+        state, metrics = experiment.make_step(x)(state, entries)
+        found.append(jax.device_get((metrics, state.params, state.method_state)))
+    for other in found[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), found[0], other
+        )
+    losses = {name: value for name, value in found[0][0].items() if name.startswith("loss_")}
+    assert len(losses) == 5
+    assert all(np.isfinite(value) and value > 0 for value in losses.values())
+
+
+@pytest.mark.detection
+def test_losses_in_bfloat16_are_near_those_in_float32(source):
+    """Other proposals are sampled, near the same objects: so their boxes are farther apart."""
+    c, found = shapes.tiny_config(source, masks=True, keypoints=True), {}
+    for dtype in ("float32", "bfloat16"):
+        c.model.dtype = dtype
+        x = protocol.build(c)
+        found[dtype] = losses_of(x, experiment.fresh_state(x))
+    assert len(found["float32"]) == 6
+    for name, value in found["float32"].items():
+        assert found["bfloat16"][name].dtype == np.float32
+        near = 0.2 if name == "loss_boxes" else 0.03
+        assert found["bfloat16"][name] == pytest.approx(value, rel=near), name
+
+
+def losses_of(x, state):
+    def losses(state, entries):
+        batch, key = Batch(entries, x.augment), jax.random.key(1)
+        return x.task.loss(state.params, state.method_state, batch, key, state.step)
+
+    with experiment.train_batches(x, 0) as stream:
+        _, (_, metrics) = jax.jit(mesh.inside(x.mesh, losses))(state, stream.get())
+    return jax.device_get(metrics)
 
 
 @pytest.mark.parametrize("network", ["fpn", "c4"])

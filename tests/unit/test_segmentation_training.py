@@ -44,6 +44,20 @@ def test_the_same_loss_on_one_device_and_eight(root):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), stats, other_stats)
 
 
+@pytest.mark.detection
+def test_the_loss_in_bfloat16_is_near_that_in_float32(root):
+    c, losses = tiny_config(root), {}
+    for dtype in ("float32", "bfloat16"):
+        c.model.dtype = dtype
+        x = pixel_protocol.build(c)
+        with experiment.train_batches(x, 0) as stream:
+            loss = jax.jit(meshes.inside(x.mesh, partial(loss_of, x)))
+            losses[dtype], _ = loss(experiment.fresh_state(x), stream.get())
+    assert losses["bfloat16"].dtype == losses["float32"].dtype == np.float32
+    assert losses["bfloat16"] == pytest.approx(float(losses["float32"]), rel=3e-3)
+    assert losses["bfloat16"] != losses["float32"]
+
+
 def loss_of(x, state, entries):
     key = jax.random.key(0)
     return x.task.loss(state.params, state.method_state, Batch(entries, x.augment), key, state.step)
