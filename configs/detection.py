@@ -8,6 +8,8 @@ CHECKPOINT is a workdir or any file that moco_jax.convert reads, torchvision's s
 included; without one the network starts from scratch.
 COCO's files: --config.data.source=coco:instances_train2017.json:train2017
 --config.evals.source=coco:instances_val2017.json:val2017, person_keypoints_*.json for keypoints.
+Prepared by TFDS, boxes alone: --config.data.source=tfds:voc/2007,voc/2012 or tfds:coco/2017, which
+have test images of their own (--config.evals.source='').
 
 Published, VOC07+12 trainval, AP50/AP/AP75 on VOC07 test (arXiv:1911.05722, 2003.04297): supervised
 81.3/53.5/58.8; MoCo v1, 200 epochs, 81.5/55.9/62.6; v2, 200 epochs, 82.4/57.0/63.6; v2, 800

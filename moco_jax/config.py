@@ -180,7 +180,7 @@ def default() -> ConfigDict:
     s.cutmix_p = 0.5  # probability of cutmix rather than mixup, where both are on
     s.every_epochs = 10.0  # test accuracy; 0: at the end only
 
-    c.detection = b = ConfigDict()  # data.source is voc:PATH or coco:ANNOTATIONS.json:IMAGES
+    c.detection = b = ConfigDict()  # data.source is voc:PATH, coco:JSON:IMAGES or tfds:NAME
     b.network = "fpn"  # feature pyramid; c4: the ResNet's last stage is the head of boxes
     b.masks = False  # learn the outlines, too
     b.keypoints = False  # and the keypoints; with fpn

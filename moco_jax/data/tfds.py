@@ -21,6 +21,7 @@ from moco_jax.extras import extra
 
 with extra("tfds", "data.source='tfds:...'"):
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
 
 _LOOKED_AT = 16  # records whose labels tell whether some have none
 _FILE_NAMES = ("file_name", "filename", "image/filename", "image_name")  # features so called
@@ -41,6 +42,27 @@ def open_tfds(name: str, opening: Opening = Opening()) -> Splits:
       InputError: an unknown name; no training split; no images; prepared in a format without
         random access; it is not clear which feature is meant.
     """
+    builder = prepared(name, opening)
+    splits, chosen = list(builder.info.splits), splits_of(name, builder)
+    test = chosen.get(layout.VALIDATION) or chosen.get(layout.TEST)
+    train = _source(name, builder, chosen[layout.TRAIN], opening)
+    unused = [split for split in splits if split not in (chosen[layout.TRAIN], test)]
+    if unused:
+        notes = f"not the splits {', '.join(map(repr, unused))}"
+        train = dataclasses.replace(train, understood=train.understood.noting(notes))
+    return Splits(train, test and _source(name, builder, test, opening))
+
+
+def prepared(name: str, opening: Opening = Opening()) -> tfds.core.DatasetBuilder:
+    """TFDS's builder of a data set, prepared for random access if need be.
+
+    Args:
+      name: see `open_tfds`.
+      opening: where a copy is kept.
+
+    Raises:
+      InputError: see `open_tfds`.
+    """
     folder = os.environ.get("TFDS_DATA_DIR", "")
     remote = places.scheme(folder)
     builder = _from_bucket(name, folder, opening) if remote else _builder(name)
@@ -54,23 +76,46 @@ def open_tfds(name: str, opening: Opening = Opening()) -> Splits:
             f"any environment): tfds convert_format --dataset_version_dir={builder.data_path} "
             "--out_file_format=array_record"
         )
-    splits = list(builder.info.splits)
-    chosen = layout.pick(splits)
+    return builder
+
+
+def splits_of(name: str, builder: tfds.core.DatasetBuilder) -> dict[str, str]:
+    """The splits of a data set by what they are for, as of `layout.pick`.
+
+    Args:
+      name: of the data set, for errors.
+      builder: TFDS's.
+
+    Raises:
+      InputError: none is for training, or it is not clear which.
+    """
+    chosen = layout.pick(builder.info.splits)
     if layout.TRAIN not in chosen:
-        raise InputError(f"tfds:{name} has no split 'train', only {', '.join(splits)}")
-    test = chosen.get(layout.VALIDATION) or chosen.get(layout.TEST)
-    train = _source(name, builder, chosen[layout.TRAIN], opening)
-    unused = [split for split in splits if split not in (chosen[layout.TRAIN], test)]
-    if unused:
-        notes = f"not the splits {', '.join(map(repr, unused))}"
-        train = dataclasses.replace(train, understood=train.understood.noting(notes))
-    return Splits(train, test and _source(name, builder, test, opening))
+        raise InputError(f"tfds:{name} has no split 'train', only {', '.join(builder.info.splits)}")
+    return chosen
+
+
+def encoded(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[dict[str, Any]]:
+    """The records of a split by their place, their images left encoded.
+
+    Args:
+      builder: TFDS's, of what is prepared.
+      split: its name.
+    """
+    skipped = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    return builder.as_data_source(split, decoders=skipped)
 
 
 def _prepare(name: str, builder: tfds.core.DatasetBuilder) -> None:
     """Downloads and prepares a data set, where its licence allows that without a person."""
     try:
         builder.download_and_prepare(file_format="array_record")
+    except ModuleNotFoundError as error:
+        raise _needs_more(name, error) from error
     except AssertionError as error:  # TFDS's way to ask for archives that are fetched by hand
         if "Manual directory" not in str(error):
             raise
@@ -80,10 +125,26 @@ def _prepare(name: str, builder: tfds.core.DatasetBuilder) -> None:
         ) from error
 
 
+def _needs_more(name: str, error: ModuleNotFoundError) -> InputError:
+    """TFDS's code of a data set imports what is not installed; of prepared files it is not used."""
+    where = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return InputError(
+        f"tfds:{name} is not prepared in {where}, and to prepare it takes a library that is not "
+        f"installed here ({str(error).splitlines()[-1]}): tfds build {name} "
+        "--file_format=array_record, in any environment with TensorFlow; docs/data.md tells how"
+    )
+
+
 def _builder(name: str) -> tfds.core.DatasetBuilder:
     """TFDS's builder for `name`; an error names the nearest of those it knows."""
+    where = os.environ.get("TFDS_DATA_DIR")
     try:
-        return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+        return tfds.builder(name, data_dir=where)
+    except ModuleNotFoundError as error:  # some need TensorFlow even to be named, coco is one
+        try:
+            return read_only_builder.builder_from_files(name, data_dir=where)
+        except tfds.core.DatasetNotFoundError:
+            raise _needs_more(name, error) from error
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(name.partition(":")[0], known, 1, 0.0)[0]
@@ -119,12 +180,7 @@ def _source(
     """One split, its images left encoded."""
     features, what = builder.info.features, f"tfds:{name} {split}"
     image, label = _features(what, builder.info, opening)
-    encoded = {
-        key: tfds.decode.SkipDecoding()
-        for key, feature in features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
-    records = builder.as_data_source(split, decoders=encoded)
+    records = encoded(builder, split)
     file_name = next((key for key in _FILE_NAMES if key in features), None)
     class_names = tuple(features[label].names) if label else ()
     understood = Understood(f"split {split!r}", len(records), {"records": len(records)})

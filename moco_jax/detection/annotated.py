@@ -7,14 +7,15 @@ width, and the centre of the first pixel is at 0.5.
 """
 
 import dataclasses
+import functools
 import logging
 import re
-from collections.abc import Sequence
-from typing import NamedTuple, Self
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from moco_jax.data import summary
+from moco_jax.data import listing, summary
 from moco_jax.data.summary import Understood
 from moco_jax.detection.corners import Account
 from moco_jax.detection.image_files import ImageSet, read_pixels
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 # Named, not imported: what one of them needs is loaded only when it is asked for.
 OPENERS = {
     "coco:ANNOTATIONS.json:IMAGES": "moco_jax.detection.coco:open_coco",
+    "tfds:NAME": "moco_jax.detection.recorded:open_recorded",
     "voc:PATH": "moco_jax.detection.voc:open_voc",
 }
 
@@ -36,7 +38,7 @@ class Annotated:
     """An image and its objects.
 
     Attributes:
-      path: of the image's file.
+      path: of the image's file; of a record the name of the file that it was made from.
       name: what logs and errors call it.
       number: its id in COCO's file; else its place in the set.
       height: H.
@@ -73,7 +75,8 @@ class Annotated:
           BadImage: it cannot be read, or has another size than its annotation says.
           StorageError: the machine is to blame, and remains so.
         """
-        return read_pixels(self.path, self.name, (self.height, self.width), max_pixels)
+        read = functools.partial(listing.read_again, self.path, self.name)
+        return read_pixels(read, self.name, (self.height, self.width), max_pixels)
 
 
 def nothing(keypoints: int) -> Annotated:
@@ -95,15 +98,15 @@ class AnnotatedSet(ImageSet):
       name: what logs and errors call the set.
       images: N of them.
       class_names: of the classes' numbers.
-      category_ids: the numbers that COCO's file has for the classes; () of other sets.
+      category_ids: the numbers that COCO has for the classes; () of sets of VOC's form.
       keypoint_names: K of them.
-      file: COCO's file of annotations; "" of other sets.
+      content: gives the annotations as COCO's file has them; None of sets of VOC's form.
       understood: what is said of it at the start.
     """
 
     category_ids: tuple[int, ...] = ()
     keypoint_names: tuple[str, ...] = ()
-    file: str = ""
+    content: Callable[[], dict[str, Any]] | None = None
     understood: Understood = dataclasses.field(default_factory=Understood)
 
     def for_training(self) -> Self:
@@ -157,6 +160,8 @@ def understood_of(
       account: what was left out, and what was mended.
     """
     numbers = np.concatenate([image.classes for image in images] or [np.zeros(0, np.int32)])
+    crowds = sum(int(image.crowd.sum()) for image in images)
+    mended = (f"mended: {account.mended}",) if account.mended else ()
     return Understood(
         place=place,
         images=len(images),
@@ -165,7 +170,7 @@ def understood_of(
         unlabelled=sum(not len(image) for image in images),
         classes=dict(zip(names, np.bincount(numbers, minlength=len(names)).tolist())),
         left_out=account.left_out,
-        notes=(f"mended: {account.mended}",) if account.mended else (),
+        notes=(*mended, f"{crowds:,} crowds, not trained on") if crowds else mended,
     )
 
 
@@ -180,8 +185,9 @@ def open_annotated(spec: str) -> AnnotatedSplits:
     """Opens annotated images, and says in the log what was understood of them.
 
     Args:
-      spec: `voc:PATH`, several joined by a comma (`voc:VOC2007,VOC2012`), or
-        `coco:ANNOTATIONS.json:IMAGES`, whose one split is called `train` here.
+      spec: `voc:PATH`, several joined by a comma (`voc:VOC2007,VOC2012`);
+        `coco:ANNOTATIONS.json:IMAGES`, whose one split is called `train` here; or `tfds:NAME`,
+        also joined (`tfds:voc/2007,voc/2012`).
 
     Raises:
       InputError: for an unknown kind, or annotations that are not as they should be.

@@ -4,6 +4,7 @@ n objects of an image, K keypoints of an object
 """
 
 import collections
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -228,16 +229,13 @@ def _set(
     account: Account,
 ) -> AnnotatedSet:
     names = tuple(str(category["name"]) for category in categories)
-    crowds = sum(int(image.crowd.sum()) for image in images)
     understood = understood_of(f"coco:{where}", images, names, "categories of boxes", account)
-    if crowds:
-        understood = understood.noting(f"{crowds:,} crowds, not trained on")
     return AnnotatedSet(
         name=f"coco:{where}",
         images=tuple(images),
         class_names=names,
         category_ids=tuple(category["id"] for category in categories),
         keypoint_names=keypoint_names(file, categories),
-        file=file,
+        content=functools.partial(load, file),
         understood=understood,
     )

@@ -26,7 +26,7 @@ _NAMES["masks"] = _NAMES["boxes"]
 def evaluate(
     data: AnnotatedSet, found: Sequence[Detections], kind: str, spreads: Sequence[float] = ()
 ) -> dict[str, float]:
-    """COCO's numbers of detections, against the annotations as they are in its file.
+    """COCO's numbers of detections, against the annotations as they were given.
 
     Args:
       data: N annotated images of COCO's form; what its reader left out is not asked for.
@@ -40,7 +40,7 @@ def evaluate(
     Raises:
       InputError: other than N detections, of what COCO does not have; pycocotools is missing.
     """
-    if not data.file:
+    if data.content is None:
         raise InputError(f"{data.name} is not in COCO's form; voc_ap evaluates its boxes")
     if len(found) != len(data):
         raise InputError(f"detections on {len(found)} images; expected {len(data)} of {data.name}")
@@ -75,8 +75,8 @@ def _loaded(content: dict[str, Any]) -> Any:
 
 
 def _truth(data: AnnotatedSet, kind: str) -> dict[str, Any]:
-    """COCO's file, without what its reader left out, and with what it may lack."""
-    content, given = coco.load(data.file), {}
+    """What was given, without what its reader left out, and with what it may lack."""
+    content, given = data.content(), {}
     for one in content["annotations"]:
         given[one["id"]] = one
     images = [{"id": i.number, "height": i.height, "width": i.width} for i in data.images]

@@ -5,6 +5,7 @@ N images, H height, W width of one
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,11 +69,13 @@ def size_of(path: str) -> tuple[int, int] | None:
     return None
 
 
-def read_pixels(path: str, name: str, size: tuple[int, int], max_pixels: int) -> np.ndarray:
+def read_pixels(
+    read: Callable[[], bytes], name: str, size: tuple[int, int], max_pixels: int
+) -> np.ndarray:
     """An image, uint8 (H, W, 3); EXIF's orientation is ignored, as everywhere here.
 
     Args:
-      path: of its file.
+      read: gives the image's bytes.
       name: what errors call it.
       size: H, W, as its annotation says.
       max_pixels: more are refused.
@@ -82,7 +85,7 @@ def read_pixels(path: str, name: str, size: tuple[int, int], max_pixels: int) ->
       StorageError: the machine is to blame, and remains so.
     """
     try:
-        data = listing.read_again(path, name)
+        data = read()
         decoding.read_header(data, max_pixels)
         image = decoding.decode(data)
     except StorageError:

@@ -121,7 +121,7 @@ def precisions(x: Experiment, found: Sequence[Detections]) -> dict[str, float]:
       x: the experiment.
       found: on each test image.
     """
-    row = coco(x, found) if x.data.test.file else voc(x, found)
+    row = coco(x, found) if x.data.test.content else voc(x, found)
     return {name: value for name, value in row.items() if value >= 0}
 
 

@@ -84,11 +84,15 @@ def _data(config: ConfigDict) -> AnnotatedSplits:
             raise InputError(f"{test.name} has other {name} than {train.name}: "
                              f"{getattr(test, name)}, {getattr(train, name)}")  # fmt: skip
     d, points = config.detection, len(train.keypoint_names)
+    outlines = any(any(image.shapes) for image in train.images)
+    for option, wanted, there in (("masks", d.masks, outlines), ("keypoints", d.keypoints, points)):
+        if wanted and not there:
+            what = {"masks": "outlines"}.get(option, option)
+            raise InputError(f"detection.{option}=True, and {train.name} has no {what}; expected "
+                             "coco:ANNOTATIONS.json:IMAGES with them")  # fmt: skip
     if d.keypoints and (given := _spread(config)) != points:
         raise InputError(f"detection.spreads={tuple(d.spreads)} are of {given} keypoints; expected "
                          f"one for each of the {points} of {train.name}")  # fmt: skip
-    if d.masks and not any(any(image.shapes) for image in train.images):
-        raise InputError(f"detection.masks=True, and {train.name} has no outlines")
     return AnnotatedSplits(train.for_training(), test)
 
 

@@ -4,6 +4,7 @@ N images, H height, W width of one of them, K classes
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -53,7 +54,8 @@ class Segmented:
 
     def pixels(self, max_pixels: int) -> np.ndarray:
         """The image, uint8 (H, W, 3); errors of `read_pixels`."""
-        return read_pixels(self.path, self.name, (self.height, self.width), max_pixels)
+        read = functools.partial(listing.read_again, self.path, self.name)
+        return read_pixels(read, self.name, (self.height, self.width), max_pixels)
 
     def labels(self, max_pixels: int) -> np.ndarray:
         """The classes of its pixels, uint8 (H, W), 255 where there is none.

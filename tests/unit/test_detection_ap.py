@@ -69,7 +69,7 @@ def test_a_class_without_true_boxes_does_not_count():
 
 
 MADE = annotations.a_set([annotations.annotated(40, 40, [LEFT], [0])])
-LIKE_COCO = annotations.a_set(MADE.images, file="x.json", category_ids=(1, 2, 3))
+LIKE_COCO = annotations.a_set(MADE.images, content=dict, category_ids=(1, 2, 3))
 
 
 @pytest.mark.parametrize(
