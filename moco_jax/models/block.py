@@ -39,12 +39,17 @@ def _phi(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _narrow_gelu(x: jax.Array) -> jax.Array:
+    # Without the barrier XLA computes it again for each tile of the product that follows.
+    return jax.lax.optimization_barrier(_rounded_gelu(x))
+
+
+def _rounded_gelu(x: jax.Array) -> jax.Array:
     wide = x.astype(jnp.float32)
     return (wide * _phi(wide)).astype(x.dtype)
 
 
 def _narrow_gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _narrow_gelu(x), x
+    return _rounded_gelu(x), x
 
 
 def _narrow_gelu_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
