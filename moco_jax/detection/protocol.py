@@ -9,7 +9,7 @@ from moco_jax.cost.absent import Size
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.detection import batches, coco_ap, dense_protocol, numbered, task
 from moco_jax.detection.annotated import Annotated, AnnotatedSplits, open_annotated
-from moco_jax.detection.architecture import of_resnet, renamed
+from moco_jax.detection.architecture import canvases_of, of_resnet, renamed
 from moco_jax.detection.dense_protocol import checked, opened
 from moco_jax.detection.framing import Framing
 from moco_jax.detection.measured import evaluation
@@ -68,6 +68,7 @@ def assembled(config: ConfigDict, mesh: jax.sharding.Mesh, data: AnnotatedSplits
         renamed=partial(renamed, network),
         taken=of_resnet(network),
         evaluation=evaluation(x, stream),
+        canvases=canvases_of(config.detection),
     )
     return x._replace(own=own)
 
@@ -103,8 +104,9 @@ def _spread(config: ConfigDict) -> int:
 
 def _framing(config: ConfigDict) -> Framing:
     d = config.detection
+    canvas, *others = canvases_of(d)
     return Framing(
-        tuple(d.canvas), tuple(d.sides), d.longest, mirrored=d.mirrored, boxes=d.boxes, bits=d.masks
+        canvas, tuple(d.sides), d.longest, d.mirrored, d.boxes, bits=d.masks, others=tuple(others)
     )
 
 
