@@ -37,9 +37,13 @@ def planned(config: ConfigDict, mesh: jax.sharding.Mesh, size: Size | None) -> E
       size: of the data; None: that of a data set with a known name.
 
     Raises:
-      InputError: values do not fit each other, or the size is not known.
+      InputError: values do not fit each other, the size is not known, or there are several
+        canvases.
     """
     dense_protocol.check_fixed(config)
+    if more := config.detection.more_canvases:
+        raise InputError(f"detection.more_canvases={tuple(more)}: expected () in a plan, which is "
+                         "of one program; plan each as detection.canvas")  # fmt: skip
     keypoints = _spread(config) if config.detection.keypoints else 0
     return assembled(config, mesh, numbered.annotated(config, size, keypoints))
 
