@@ -187,6 +187,7 @@ def default() -> ConfigDict:
     b.channels = 256  # of the pyramid and the mask head; a keypoint head has twice as many
     b.features = 1024  # of the two linear layers of the box head; fpn
     b.canvas = (1344, 1344)  # height and width, pixels, that images are put on
+    b.more_canvases = ()  # ((1344, 800),), say: an image comes onto that on which it is largest
     b.sides = tuple(range(480, 801, 32))  # pixels of the short side, each drawn as often
     b.test_side = 800  # pixels
     b.longest = 1333  # pixels of the long side at most

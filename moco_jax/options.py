@@ -229,9 +229,9 @@ _GROUPS = {
     },
     "detection": {
         "network": one_of(DETECTORS), "masks": FLAG, "keypoints": FLAG, "channels": SIZE,
-        "features": SIZE, "canvas": row(SIZE, SIZE), "sides": some(SIZE), "test_side": SIZE,
-        "longest": SIZE, "mirrored": SHARE, "boxes": SIZE, "samples": whole(4),
-        "proposals": row(SIZE, SIZE), "test_proposals": row(SIZE, SIZE),
+        "features": SIZE, "canvas": row(SIZE, SIZE), "more_canvases": each(row(SIZE, SIZE)),
+        "sides": some(SIZE), "test_side": SIZE, "longest": SIZE, "mirrored": SHARE, "boxes": SIZE,
+        "samples": whole(4), "proposals": row(SIZE, SIZE), "test_proposals": row(SIZE, SIZE),
         "precise_batches": COUNT, "eleven_points": FLAG, "spreads": each(above(0)),
         "every_epochs": at_least(0),
     },

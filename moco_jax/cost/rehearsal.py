@@ -52,7 +52,8 @@ def rehearse(
         for _ in range(config.data.prefetch + 1):  # made while steps were timed
             batches.get()
         of_batch = _timed(batches.get)
-    return [_memory(x, found), *_time(x, found, of_step, of_batch), _disk(x, path)]
+    told = [*_time(x, found, of_step, of_batch), *_canvas(x, batch)]
+    return [_memory(x, found), *told, _disk(x, path)]
 
 
 def _step_seconds(step: Callable, state: Any, batch: dict[str, Any]) -> float:
@@ -100,6 +101,15 @@ def _time(x: Experiment, found: Compiled, of_step: float, of_batch: float) -> li
         f"The run takes {duration(found.seconds + x.steps * slower)} for {x.steps} steps, without "
         f"its evaluations",
     ]
+
+
+def _canvas(x: Experiment, batch: dict[str, Any]) -> list[str]:
+    """Of several canvases, which one the steps were timed on."""
+    if x.own is None or len(x.own.canvases) < 2:
+        return []
+    height, width = batch["image"].shape[1:3]
+    return [f"Steps were timed on one canvas alone, {height} x {width}; memory is the most of "
+            f"{len(x.own.canvases)}"]  # fmt: skip
 
 
 def _disk(x: Experiment, path: Place) -> str:

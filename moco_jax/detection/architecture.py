@@ -67,14 +67,25 @@ def depth_of(config: ConfigDict) -> int:
 def _check(config: ConfigDict, keypoints: int) -> None:
     d = config.detection
     unit = _UNITS[d.network]
-    if any(side % unit for side in d.canvas):
-        near = tuple(max(round(side / unit), 1) * unit for side in d.canvas)
-        raise InputError(f"detection.canvas={tuple(d.canvas)}: expected multiples of {unit} with "
-                         f"detection.network={d.network!r}; nearest: {near}")  # fmt: skip
+    for number, canvas in enumerate(canvases_of(d)):
+        if any(side % unit for side in canvas):
+            name = "detection.more_canvases" if number else "detection.canvas"
+            near = tuple(max(round(side / unit), 1) * unit for side in canvas)
+            raise InputError(f"{name}={canvas}: expected multiples of {unit} with "
+                             f"detection.network={d.network!r}; nearest: {near}")  # fmt: skip
     if d.keypoints and d.network == "c4":
         raise InputError("detection.keypoints=True: expected False with detection.network='c4'")
     if d.keypoints and not keypoints:
         raise InputError("detection.keypoints=True, and the training images have no keypoints")
+
+
+def canvases_of(options: ConfigDict) -> tuple[tuple[int, int], ...]:
+    """Height and width of each canvas.
+
+    Args:
+      options: `config.detection`.
+    """
+    return tuple(tuple(one) for one in (options.canvas, *options.more_canvases))
 
 
 def renamed(network: str, name: str) -> str:

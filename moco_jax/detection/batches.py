@@ -9,6 +9,7 @@ evaluation batch has a `mask`, bool (b,), in place of the epoch: False on paddin
 import collections
 import concurrent.futures
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from moco_jax.data import loader, pipeline, transfer, workers
 from moco_jax.data.loader import Batch, Loaded, Rows
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.detection.annotated import AnnotatedSet, nothing
+from moco_jax.detection.buckets import Buckets
 from moco_jax.detection.framing import Drawn, Framing, draw, onto_canvas
 from moco_jax.errors import BadImage, InputError
 
@@ -45,7 +47,9 @@ def train_batches(
 
     Sample g = step * B + i is image `sample_order(seed, g // N, N)[g % N]`, its size and mirror
     are drawn from (seed, epoch, index): as in `pipeline.train_batches`, whatever the hosts and
-    threads, and wherever the stream starts. An image that cannot be read gives way to the next.
+    threads, and wherever the stream starts. With several canvases a batch has images of one, and
+    this order is that of the canvas's own images; see `buckets.Buckets.rows`. An image that cannot
+    be read gives way to the next.
 
     Args:
       source: images, each with an object (`for_training`).
@@ -58,16 +62,19 @@ def train_batches(
       put: transfers a batch to the devices, in the prefetching thread.
 
     Raises:
-      InputError: B is not divisible by the hosts, or an image has too many objects.
+      InputError: B is not divisible by the hosts, an image has too many objects, or one of several
+        canvases too few images.
       BadImage: from the iterator, when more than `data.max_bad_share` cannot be read.
     """
     framing.checked(source)
+    buckets = Buckets.of(source, framing).checked(framing, data.batch_size)
 
     def one(index: int, epoch: int) -> Example:
-        drawn = draw(framing, seed, epoch, index)
-        return _load(source, framing, data.max_pixels, index, drawn)
+        drawn, own = draw(framing, seed, epoch, index), framing.on(buckets.canvas[index])
+        return _load(source, own, data.max_pixels, index, drawn)
 
-    return train_stream(source, one, data, seed, start_step, host=host, hosts=hosts, put=put)
+    how = {"host": host, "hosts": hosts, "put": put}
+    return train_stream(source, one, data, seed, start_step, buckets=buckets, **how)
 
 
 def train_stream(
@@ -77,17 +84,20 @@ def train_stream(
     seed: int,
     start_step: int = 0,
     *,
+    buckets: Buckets | None = None,
     host: int = 0,
     hosts: int = 1,
     put: Put | None = None,
 ) -> Prefetcher:
     """Training batches of whatever `one` makes of an image's (index, epoch), or BadImage.
 
-    For the other arguments and errors see `train_batches`; a source has a length and names.
+    For the other arguments and errors see `train_batches`; a source has a length and names, and
+    all images come onto one canvas without `buckets`.
     """
     mine = pipeline.share(data.batch_size, host, hosts)
-    rows = pipeline.train_rows(len(source), seed, start_step, data.batch_size, mine)
-    load = functools.partial(_load_some, len(source), one)
+    buckets = buckets or Buckets.one(len(source))
+    rows = buckets.rows(seed, start_step, data.batch_size, mine)
+    load = functools.partial(_load_some, buckets, one)
     return Prefetcher(_batches(source, rows, load, data), data.prefetch, put)
 
 
@@ -102,7 +112,8 @@ def eval_batches(
 ) -> Prefetcher:
     """All images in order, once; the last batch of `data.eval_batch_size` is padded.
 
-    An image that cannot be read becomes padding. For the arguments see `train_batches`.
+    With several canvases, so are the images of each. An image that cannot be read becomes padding.
+    For the arguments see `train_batches`.
 
     Raises:
       InputError: the framing leaves something to chance, or see `train_batches`.
@@ -110,31 +121,35 @@ def eval_batches(
     if len(framing.sides) > 1 or framing.mirrored:
         raise InputError(f"{framing}: expected one short side and no mirror for evaluation")
     framing.checked(source)
-    drawn = Drawn(framing.sides[0], False)
+    drawn, buckets = Drawn(framing.sides[0], False), Buckets.of(source, framing)
 
     def one(index: int) -> Example:
-        return _load(source, framing, data.max_pixels, index, drawn)
+        return _load(source, framing.on(buckets.canvas[index]), data.max_pixels, index, drawn)
 
-    empty = functools.partial(blank, framing, len(source.keypoint_names))
-    return eval_stream(source, one, empty, data, host=host, hosts=hosts, put=put)
+    def empty(canvas: int) -> Example:
+        return blank(framing.on(canvas), len(source.keypoint_names))
+
+    how = {"host": host, "hosts": hosts, "put": put}
+    return eval_stream(source, one, empty, data, buckets=buckets, **how)
 
 
 def eval_stream(
     source: Any,
     one: Callable[[int], Example],
-    blank: Callable[[], Example],
+    blank: Callable[[int], Example],
     data: ConfigDict,
     *,
+    buckets: Buckets | None = None,
     host: int = 0,
     hosts: int = 1,
     put: Put | None = None,
 ) -> Prefetcher:
-    """Evaluation batches of whatever `one` makes of an image's index, and `blank` of padding.
+    """Evaluation batches of what `one` makes of an image's index, `blank` of padding on a canvas.
 
     For the other arguments see `train_stream`.
     """
     mine = pipeline.share(data.eval_batch_size, host, hosts)
-    rows = pipeline.eval_rows(np.arange(len(source)), data.eval_batch_size, mine)
+    rows = (buckets or Buckets.one(len(source))).eval_rows(data.eval_batch_size, mine)
     load = functools.partial(_load_one, one, blank)
     return Prefetcher(_masked(_batches(source, rows, load, data)), data.prefetch, put)
 
@@ -189,11 +204,11 @@ def _masked(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _load_some(
-    count: int, one: Callable[[int, int], Example], index: int, epoch: int
+    buckets: Buckets, one: Callable[[int, int], Example], index: int, epoch: int
 ) -> tuple[Loaded, Example]:
-    """Training's image of `count`, or the next that can be read."""
+    """Training's image, or the next of its canvas that can be read."""
     unreadable = []
-    for used in (i % count for i in range(index, index + loader.IN_A_ROW)):
+    for used in itertools.islice(buckets.after(index), loader.IN_A_ROW):
         try:
             example = one(used, epoch)
             return Loaded(used, -1, tuple(unreadable)), example
@@ -203,7 +218,7 @@ def _load_some(
 
 
 def _load_one(
-    one: Callable[[int], Example], blank: Callable[[], Example], index: int, _: int
+    one: Callable[[int], Example], blank: Callable[[int], Example], index: int, canvas: int
 ) -> tuple[Loaded, Example]:
     """Evaluation's image; padding where there is none, or it cannot be read."""
     unreadable = ()
@@ -212,7 +227,7 @@ def _load_one(
             return Loaded(index, -1), one(index)
         except BadImage as error:
             unreadable = (str(error),)
-    return Loaded(-1, -1, unreadable), blank()
+    return Loaded(-1, -1, unreadable), blank(canvas)
 
 
 def _load(

@@ -9,7 +9,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from moco_jax import convert
-from moco_jax.detection.architecture import make_detector
+from moco_jax.detection.architecture import canvases_of, make_detector
 from moco_jax.detection.detector import Detector
 from moco_jax.detection.framing import Framing
 from moco_jax.errors import CheckpointError
@@ -41,7 +41,8 @@ class Trained(NamedTuple):
     def framing(self) -> Framing:
         """How images come onto the canvas, as in the run's own test."""
         d = self.config.detection
-        return Framing(tuple(d.canvas), (d.test_side,), d.longest)
+        canvas, *others = canvases_of(d)
+        return Framing(canvas, (d.test_side,), d.longest, others=tuple(others))
 
 
 def load(path: str | os.PathLike) -> Trained:

@@ -28,6 +28,7 @@ class Framing:
       mirrored: share of the images that are mirrored.
       boxes: M.
       bits: whether objects' outlines are wanted, as masks.BOX_SIDE bits along either side.
+      others: further canvases, each for the images that are largest on it (`best_canvas`).
     """
 
     canvas: tuple[int, int]
@@ -36,13 +37,27 @@ class Framing:
     mirrored: float = 0.0
     boxes: int = 100
     bits: bool = False
+    others: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        numbers = (*self.canvas, *self.sides, self.longest, self.boxes)
-        if len(self.canvas) != 2 or not self.sides or min(numbers) < 1:
+        numbers = (*sum(self.canvases, ()), *self.sides, self.longest, self.boxes)
+        if {len(one) for one in self.canvases} != {2} or not self.sides or min(numbers) < 1:
             raise InputError(f"{self}: expected two sides of a canvas, short sides, all above 0")
         if not 0 <= self.mirrored <= 1:
             raise InputError(f"mirrored={self.mirrored}: expected 0 to 1")
+
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """All of them."""
+        return (self.canvas, *self.others)
+
+    def on(self, number: int) -> Self:
+        """The same with one canvas alone.
+
+        Args:
+          number: which of `canvases`.
+        """
+        return dataclasses.replace(self, canvas=self.canvases[number], others=())
 
     def checked(self, data: AnnotatedSet) -> Self:
         """Itself, where all objects of each image of the set have room.
@@ -84,11 +99,33 @@ def resized_shape(framing: Framing, height: int, width: int, side: int) -> tuple
       width: of the whole image.
       side: that is drawn for the short one.
     """
-    longest, (down, across) = max(height, width), framing.canvas
-    bounds = (side / min(height, width), framing.longest / longest, down / height, across / width)
-    scale = min(bounds)
+    (down, across), scale = framing.canvas, _scale(framing, height, width, side)
     fit = lambda size, most: min(max(int(size * scale + 0.5), 1), most)  # noqa: E731
     return fit(height, down), fit(width, across)
+
+
+def _scale(framing: Framing, height: int, width: int, side: int) -> float:
+    longest, (down, across) = max(height, width), framing.canvas
+    return min(side / min(height, width), framing.longest / longest, down / height, across / width)
+
+
+def best_canvas(framing: Framing, height: int, width: int) -> int:
+    """The canvas on which an image is largest; of such ones the smallest, and the first.
+
+    Args:
+      framing: with the canvases; of its short sides the largest counts.
+      height: of the whole image.
+      width: of the whole image.
+
+    Returns:
+      Which of `framing.canvases`.
+    """
+
+    def rank(number: int) -> tuple[float, int, int]:
+        one = framing.on(number)
+        return -_scale(one, height, width, max(one.sides)), one.canvas[0] * one.canvas[1], number
+
+    return min(range(len(framing.canvases)), key=rank)
 
 
 def onto_canvas(
@@ -99,7 +136,7 @@ def onto_canvas(
     Args:
       pixels: uint8, of the image's size, 3 channels.
       image: with at most M objects.
-      framing: what is wanted.
+      framing: what is wanted; its first canvas is taken.
       drawn: the image's chance.
       mirrored: of the set: which keypoint each becomes in a mirror.
 

@@ -12,6 +12,7 @@ import numpy as np
 from moco_jax import mesh as meshes
 from moco_jax import results
 from moco_jax.detection import batches, coco_ap, inference, shown, voc_ap
+from moco_jax.detection.architecture import canvases_of
 from moco_jax.detection.detections import Detections
 from moco_jax.detection.framing import Framing
 from moco_jax.evals.evaluation import Context, Evaluation, Measure
@@ -98,7 +99,8 @@ def make_detect(x: Experiment) -> Callable[[TrainState, Any], list[Detections]]:
     d, data, test = x.config.detection, x.config.data, x.data.test
     most = max((len(image) for image in test.images), default=0)
     proposals = tuple(d.test_proposals)
-    framing = Framing(tuple(d.canvas), (d.test_side,), d.longest, boxes=max(most, 1))
+    canvas, *others = canvases_of(d)
+    framing = Framing(canvas, (d.test_side,), d.longest, boxes=max(most, 1), others=tuple(others))
 
     run = inference.make_detect(x.task.net, x.mesh, x.augment, proposals)
 

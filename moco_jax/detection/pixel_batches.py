@@ -3,7 +3,6 @@
 A batch has rows of each value of `cropping.onto_canvas`; see `batches` for what else it has.
 """
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ def eval_pixels(
         image = source.images[index]
         return onto_canvas(image.pixels(data.max_pixels), image.labels(data.max_pixels), canvas)
 
-    return eval_stream(source, one, functools.partial(blank, canvas), data, **how)
+    return eval_stream(source, one, lambda _: blank(canvas), data, **how)
 
 
 def blank(canvas: tuple[int, int]) -> Example:

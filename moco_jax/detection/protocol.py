@@ -9,7 +9,7 @@ from moco_jax.cost.absent import Size
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.detection import batches, coco_ap, dense_protocol, numbered, task
 from moco_jax.detection.annotated import Annotated, AnnotatedSplits, open_annotated
-from moco_jax.detection.architecture import of_resnet, renamed
+from moco_jax.detection.architecture import canvases_of, of_resnet, renamed
 from moco_jax.detection.dense_protocol import checked, opened
 from moco_jax.detection.framing import Framing
 from moco_jax.detection.measured import evaluation
@@ -37,9 +37,13 @@ def planned(config: ConfigDict, mesh: jax.sharding.Mesh, size: Size | None) -> E
       size: of the data; None: that of a data set with a known name.
 
     Raises:
-      InputError: values do not fit each other, or the size is not known.
+      InputError: values do not fit each other, the size is not known, or there are several
+        canvases.
     """
     dense_protocol.check_fixed(config)
+    if more := config.detection.more_canvases:
+        raise InputError(f"detection.more_canvases={tuple(more)}: expected () in a plan, which is "
+                         "of one program; plan each as detection.canvas")  # fmt: skip
     keypoints = _spread(config) if config.detection.keypoints else 0
     return assembled(config, mesh, numbered.annotated(config, size, keypoints))
 
@@ -68,6 +72,7 @@ def assembled(config: ConfigDict, mesh: jax.sharding.Mesh, data: AnnotatedSplits
         renamed=partial(renamed, network),
         taken=of_resnet(network),
         evaluation=evaluation(x, stream),
+        canvases=canvases_of(config.detection),
     )
     return x._replace(own=own)
 
@@ -103,8 +108,9 @@ def _spread(config: ConfigDict) -> int:
 
 def _framing(config: ConfigDict) -> Framing:
     d = config.detection
+    canvas, *others = canvases_of(d)
     return Framing(
-        tuple(d.canvas), tuple(d.sides), d.longest, mirrored=d.mirrored, boxes=d.boxes, bits=d.masks
+        canvas, tuple(d.sides), d.longest, d.mirrored, d.boxes, bits=d.masks, others=tuple(others)
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from moco_jax.config import ConfigDict
 from moco_jax.detection import anchors as anchoring
 from moco_jax.detection import sampling
-from moco_jax.detection.architecture import NETWORKS, layers_of, make_detector
+from moco_jax.detection.architecture import NETWORKS, canvases_of, layers_of, make_detector
 from moco_jax.detection.box_loss import Samples, box_losses, sample_proposals
 from moco_jax.detection.dense_task import DenseTask, variables_of
 from moco_jax.detection.detector import Detector
@@ -148,6 +148,6 @@ def _chance(options: ConfigDict, classes: int) -> float:
 def _recipe(options: ConfigDict, classes: int) -> str:
     heads = [name for name in ("masks", "keypoints") if options[name]]
     learned = " and ".join([", ".join(["boxes", *heads[:-1]]), *heads[-1:]])
-    height, width = options.canvas
+    sizes = ", ".join(f"{height} x {width}" for height, width in canvases_of(options))
     network = {"fpn": "a feature pyramid", "c4": "C4"}[options.network]
-    return f"{learned} of {classes} classes on {network}, canvas {height} x {width}"
+    return f"{learned} of {classes} classes on {network}, canvas {sizes}"

@@ -18,6 +18,7 @@ class Own(NamedTuple):
       renamed: what an array of a file's backbone is called in the state.
       taken: how the names of those arrays of the state begin that a file gives.
       evaluation: the one that has a meaning for it.
+      canvases: height and width of a batch's images, where batches may have several.
     """
 
     batches: Callable[[int], Prefetcher]
@@ -25,3 +26,4 @@ class Own(NamedTuple):
     renamed: Callable[[str], str]
     taken: tuple[str, ...]
     evaluation: Evaluation
+    canvases: tuple[tuple[int, int], ...] = ()

@@ -142,3 +142,10 @@ def test_the_command(variant, capsys):
     out = capsys.readouterr().out
     for part in ("8 x cpu, batch 8: 1 images a chip", "memory: ", "useful", "all-reduce"):
         assert part in out
+
+
+def test_one_canvas_alone_is_planned(sets):
+    c, _, size = sets["detection"]
+    c.detection.more_canvases = ((64, 32),)
+    with pytest.raises(InputError, match=r"more_canvases=\(\(64, 32\),\): .*plan each"):
+        plan.build(c, jax.devices(), size)
