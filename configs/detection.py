@@ -25,8 +25,8 @@ Semantic segmentation, mean IoU (1911.05722, table 6; 5 trials): VOC 2012 val fr
 images of VOC and SBD, 30k steps of 16, rate 0.003; :cityscapes_fcn on 2,975, 90k steps, 0.01; times
 0.1 after 70% and 90% (its appendix).
 
-:bccd_demo takes BCCD's 364 images of blood cells, with a quarter of a ResNet-18's channels: 7
-minutes of 2 CPU cores, AP50/AP/AP75 on the 72 test images 89.5/56.1/63.3 from scratch.
+:bccd_demo takes BCCD's 364 images of blood cells, with a quarter of a ResNet-18's channels: 13
+minutes of one CPU core, AP50/AP/AP75 on the 72 test images 89.5/56.1/63.3 from scratch.
 """
 
 from moco_jax import config
