@@ -1,6 +1,6 @@
 """One block's cycles by the TPU compiler's estimate, and which operations they go to.
 
-    python -m benchmarks.blocks vit_base vit_small resnet50 --topology=v4:2x2x1
+    python -m benchmarks.blocks vit_base vit_small resnet50_1 --topology=v4:2x2x1
 
 Needs the extra `tpu` and no TPU. Compiled for one chip in bfloat16: the forward pass and the
 gradient of a ViT's block on 64 (base) or 256 images of 197 tokens, or of a bottleneck of
@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from moco_jax.cost import hlo, program
+from moco_jax.cost import hlo
 from moco_jax.cost.chips import absent_devices, chip_of
+from moco_jax.cost.program import expected_cycles
 from moco_jax.models import resnet, vit
 from moco_jax.models.attention import plain
 from moco_jax.models.block import Block
@@ -73,10 +74,9 @@ def by_operation(text: str, clock: float) -> collections.Counter:
     """Milliseconds of the compiler's cycles by operation."""
     cycles = collections.Counter()
     for turns, line in hlo.parse(text).lines():
-        if found := program._CYCLES.search(line):
-            name = _NAME.search(line)
-            name = name[1].partition("/")[2] if name else "copies without a name"
-            cycles[name] += turns * int(found[1])
+        name = _NAME.search(line)
+        name = name[1].partition("/")[2] if name else "copies without a name"
+        cycles[name] += turns * expected_cycles(line)
     return collections.Counter({name: 1e3 * n / clock for name, n in cycles.items()})
 
 

@@ -37,6 +37,16 @@ class Program(NamedTuple):
     loops: bool
 
 
+def expected_cycles(line: str) -> int:
+    """What the compiler expects an instruction to take; 0 where it says nothing.
+
+    Args:
+      line: of the program's text.
+    """
+    found = _CYCLES.search(line)
+    return int(found[1]) if found else 0
+
+
 def read(compiled: jax.stages.Compiled) -> Program:
     """The account of a compiled program."""
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
@@ -46,8 +56,7 @@ def read(compiled: jax.stages.Compiled) -> Program:
         for kind, array in hlo.given(line):
             received[kind] += turns * array.bytes
             sent += turns * hlo.sent(kind, array.bytes, hlo.group(line))
-        if expected := _CYCLES.search(line):
-            cycles += turns * int(expected[1])
+        cycles += turns * expected_cycles(line)
     loops = any(_PRODUCT.search(line) for name in program.looped
                 for line in program.functions[name])  # fmt: skip
     return Program(

@@ -43,6 +43,8 @@ class Buckets(NamedTuple):
           source: N images.
           framing: with the canvases.
         """
+        if not framing.others:
+            return cls.one(len(source))
         shapes = ((image.height, image.width) for image in source.images)
         canvas = np.array([best_canvas(framing, *shape) for shape in shapes], np.int64)
         numbers = range(len(framing.canvases))

@@ -99,13 +99,13 @@ def resized_shape(framing: Framing, height: int, width: int, side: int) -> tuple
       width: of the whole image.
       side: that is drawn for the short one.
     """
-    (down, across), scale = framing.canvas, _scale(framing, height, width, side)
+    (down, across), scale = framing.canvas, _scale(framing, framing.canvas, height, width, side)
     fit = lambda size, most: min(max(int(size * scale + 0.5), 1), most)  # noqa: E731
     return fit(height, down), fit(width, across)
 
 
-def _scale(framing: Framing, height: int, width: int, side: int) -> float:
-    longest, (down, across) = max(height, width), framing.canvas
+def _scale(framing: Framing, canvas: tuple[int, int], height: int, width: int, side: int) -> float:
+    longest, (down, across) = max(height, width), canvas
     return min(side / min(height, width), framing.longest / longest, down / height, across / width)
 
 
@@ -120,12 +120,13 @@ def best_canvas(framing: Framing, height: int, width: int) -> int:
     Returns:
       Which of `framing.canvases`.
     """
+    canvases, side = framing.canvases, max(framing.sides)
 
     def rank(number: int) -> tuple[float, int, int]:
-        one = framing.on(number)
-        return -_scale(one, height, width, max(one.sides)), one.canvas[0] * one.canvas[1], number
+        canvas = canvases[number]
+        return -_scale(framing, canvas, height, width, side), canvas[0] * canvas[1], number
 
-    return min(range(len(framing.canvases)), key=rank)
+    return min(range(len(canvases)), key=rank)
 
 
 def onto_canvas(
