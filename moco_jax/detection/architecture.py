@@ -6,6 +6,7 @@ from moco_jax.config import ConfigDict
 from moco_jax.detection.box_heads import BoxHead
 from moco_jax.detection.dense_heads import KeypointHead, MaskHead
 from moco_jax.detection.detector import C4Detector, Detector, PyramidDetector
+from moco_jax.detection.framing import canvases_of
 from moco_jax.errors import InputError
 from moco_jax.models import resolve_dtype
 from moco_jax.models.resnet import DEPTHS
@@ -77,15 +78,6 @@ def _check(config: ConfigDict, keypoints: int) -> None:
         raise InputError("detection.keypoints=True: expected False with detection.network='c4'")
     if d.keypoints and not keypoints:
         raise InputError("detection.keypoints=True, and the training images have no keypoints")
-
-
-def canvases_of(options: ConfigDict) -> tuple[tuple[int, int], ...]:
-    """Height and width of each canvas.
-
-    Args:
-      options: `config.detection`.
-    """
-    return tuple(tuple(one) for one in (options.canvas, *options.more_canvases))
 
 
 def renamed(network: str, name: str) -> str:

@@ -9,9 +9,9 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from moco_jax import convert
-from moco_jax.detection.architecture import canvases_of, make_detector
+from moco_jax.detection.architecture import make_detector
 from moco_jax.detection.detector import Detector
-from moco_jax.detection.framing import Framing
+from moco_jax.detection.framing import Framing, framing_of_test
 from moco_jax.errors import CheckpointError
 
 _PARTS = {"params": "params/", "batch_stats": "method_state/stats/"}
@@ -40,9 +40,7 @@ class Trained(NamedTuple):
     @property
     def framing(self) -> Framing:
         """How images come onto the canvas, as in the run's own test."""
-        d = self.config.detection
-        canvas, *others = canvases_of(d)
-        return Framing(canvas, (d.test_side,), d.longest, others=tuple(others))
+        return framing_of_test(self.config.detection)
 
 
 def load(path: str | os.PathLike) -> Trained:

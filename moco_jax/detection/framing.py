@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from moco_jax.data import host_crop
@@ -85,6 +86,27 @@ def draw(framing: Framing, seed: int, epoch: int, index: int) -> Drawn:
     """What chance says: a pure function of `framing`, `seed`, `epoch` and the image's `index`."""
     side, mirror = host_crop.generator(seed, epoch, index).random(2).tolist()
     return Drawn(framing.sides[int(side * len(framing.sides))], mirror < framing.mirrored)
+
+
+def canvases_of(options: ConfigDict) -> tuple[tuple[int, int], ...]:
+    """Height and width of each canvas.
+
+    Args:
+      options: `config.detection`.
+    """
+    return tuple(tuple(one) for one in (options.canvas, *options.more_canvases))
+
+
+def framing_of_test(options: ConfigDict, boxes: int = 100) -> Framing:
+    """How images come onto the canvas in a test.
+
+    Args:
+      options: `config.detection`.
+      boxes: M.
+    """
+    canvas, *others = canvases_of(options)
+    sides = (options.test_side,)
+    return Framing(canvas, sides, options.longest, boxes=boxes, others=tuple(others))
 
 
 def resized_shape(framing: Framing, height: int, width: int, side: int) -> tuple[int, int]:

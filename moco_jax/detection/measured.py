@@ -12,9 +12,8 @@ import numpy as np
 from moco_jax import mesh as meshes
 from moco_jax import results
 from moco_jax.detection import batches, coco_ap, inference, shown, voc_ap
-from moco_jax.detection.architecture import canvases_of
 from moco_jax.detection.detections import Detections
-from moco_jax.detection.framing import Framing
+from moco_jax.detection.framing import framing_of_test
 from moco_jax.evals.evaluation import Context, Evaluation, Measure
 from moco_jax.methods.method import Batch
 from moco_jax.models.norm import MOMENTUM
@@ -99,8 +98,7 @@ def make_detect(x: Experiment) -> Callable[[TrainState, Any], list[Detections]]:
     d, data, test = x.config.detection, x.config.data, x.data.test
     most = max((len(image) for image in test.images), default=0)
     proposals = tuple(d.test_proposals)
-    canvas, *others = canvases_of(d)
-    framing = Framing(canvas, (d.test_side,), d.longest, boxes=max(most, 1), others=tuple(others))
+    framing = framing_of_test(d, max(most, 1))
 
     run = inference.make_detect(x.task.net, x.mesh, x.augment, proposals)
 

@@ -9,9 +9,9 @@ from moco_jax.cost.absent import Size
 from moco_jax.data.prefetch import Prefetcher
 from moco_jax.detection import batches, coco_ap, dense_protocol, numbered, task
 from moco_jax.detection.annotated import Annotated, AnnotatedSplits, open_annotated
-from moco_jax.detection.architecture import canvases_of, of_resnet, renamed
+from moco_jax.detection.architecture import of_resnet, renamed
 from moco_jax.detection.dense_protocol import checked, opened
-from moco_jax.detection.framing import Framing
+from moco_jax.detection.framing import Framing, canvases_of
 from moco_jax.detection.measured import evaluation
 from moco_jax.errors import InputError
 from moco_jax.training.experiment import Experiment

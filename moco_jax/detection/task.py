@@ -15,11 +15,12 @@ import numpy as np
 from moco_jax.config import ConfigDict
 from moco_jax.detection import anchors as anchoring
 from moco_jax.detection import sampling
-from moco_jax.detection.architecture import NETWORKS, canvases_of, layers_of, make_detector
+from moco_jax.detection.architecture import NETWORKS, layers_of, make_detector
 from moco_jax.detection.box_loss import Samples, box_losses, sample_proposals
 from moco_jax.detection.dense_task import DenseTask, variables_of
 from moco_jax.detection.detector import Detector
 from moco_jax.detection.drawing_loss import keypoint_loss, mask_loss, mask_targets
+from moco_jax.detection.framing import canvases_of
 from moco_jax.detection.proposal_loss import proposal_losses, proposal_targets
 from moco_jax.detection.proposals import propose
 from moco_jax.mesh import GROUPS, by_rows
