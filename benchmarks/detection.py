@@ -1,16 +1,16 @@
 """Boxes on BCCD by configs/detection.py:bccd_demo: from scratch, from MoCo v2, and torchvision's.
 
-    python -m benchmarks.detection --images=BCCD --workdir=runs/detection --peer
-    python -m benchmarks.detection --images=BCCD --workdir=runs/detection --tune 0.64 1.92
+    python -m benchmarks.detection --images=BCCD --workdir=runs/detection --arms scratch moco_v2 torchvision
+    python -m benchmarks.detection --images=BCCD --workdir=runs/detection --tune 0.64 1.92 --arms scratch
 
-MoCo v2 is pre-trained on the pixels of the very images that are trained on, 292 of 364. --tune is
-from scratch on the part `train` and tested on the part `val`, so that the test images choose no
-rate. The peer is torchvision's Faster R-CNN with a backbone, pyramid and head of the same size,
+MoCo v2 is pre-trained on the pixels of the very images that are trained on, 292 of 364. --tune
+trains on the part `train` and tests on the part `val`, so that the test images choose no rate. The peer is torchvision's Faster R-CNN with a backbone, pyramid and head of the same size,
 trained as long by the same optimizer and rate; its detections are scored as ours. Whatever is
 complete in the workdir is not done again.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -25,8 +25,8 @@ from moco_jax.detection.annotated import open_annotated
 from moco_jax.main import set_up_logging
 from moco_jax.training import loop
 
-ARMS = ("scratch", "moco_v2")
-PEER = "torchvision"
+PRETRAINED, PEER = "moco_v2", "torchvision"
+ARMS = ("scratch", PRETRAINED, PEER)
 METRICS = ("AP50", "AP", "AP75")
 
 
@@ -76,27 +76,26 @@ def without_test(images: pathlib.Path, copy: pathlib.Path) -> pathlib.Path:
     return copy
 
 
-def average_precisions(c: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
+def average_precisions(name: str, c: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
     """In [0, 1], at the end of a training."""
+    if name == PEER:
+        from benchmarks import torch_detection  # PyTorch is not needed for the others
+
+        return torch_detection.measure(c)
     return evaluated(c, workdir, "detection", protocol.build)["metrics"]
 
 
 def arm(name: str, flags: argparse.Namespace, seed: int) -> dict[str, float]:
     """Average precisions of one training, and what it cost."""
     c, start = recipe(flags.images, seed, flags.rate), 0.0
-    if name == "moco_v2":
+    if name == PRETRAINED:
         pixels = linked(c.data.source, flags.workdir / "pixels")
         c.init, begin = str(flags.workdir / f"pretrained-{seed}"), cpu_seconds()
         if loop.run(pretraining(pixels, seed, flags.pretraining_epochs), pathlib.Path(c.init)):
             raise SystemExit("stopped; the same command goes on")
         start = cpu_seconds() - begin
     begin = cpu_seconds()
-    if name == PEER:
-        from benchmarks import torch_detection  # PyTorch is not needed for the others
-
-        row = torch_detection.measure(c)
-    else:
-        row = average_precisions(c, flags.workdir / f"{name}-{seed}-run")
+    row = average_precisions(name, c, flags.workdir / f"{name}-{seed}-run")
     return row | {"cpu_seconds": cpu_seconds() - begin, "pretraining_cpu_seconds": start}
 
 
@@ -127,13 +126,15 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def tune(flags: argparse.Namespace) -> None:
-    """AP50 on `val` of each rate, from scratch."""
+    """Average precisions on `val` of each rate, from random weights."""
     images = without_test(flags.images, flags.workdir / "without_test")
-    for rate in flags.tune:
+    for name, rate in itertools.product(flags.arms, flags.tune):
+        if name == PRETRAINED:
+            continue
         c = recipe(images, 0, rate)
         c.detection.every_epochs = 0.0
-        row = average_precisions(c, flags.workdir / f"tune-{rate:g}")
-        print(f"base_lr {rate:g}, val: " + ", ".join(f"{k} {row[k]:.1%}" for k in METRICS))
+        row = average_precisions(name, c, flags.workdir / f"tune-{name}-{rate:g}")
+        print(f"{name}, base_lr {rate:g}, val: " + ", ".join(f"{k} {row[k]:.1%}" for k in METRICS))
 
 
 def main() -> None:
@@ -141,8 +142,7 @@ def main() -> None:
     parser.add_argument("--images", type=pathlib.Path, default="BCCD", help="the VOC folder")
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/detection")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=ARMS, choices=(*ARMS, PEER))
-    parser.add_argument("--peer", action="store_true", help="torchvision's as well")
+    parser.add_argument("--arms", nargs="+", default=ARMS[:2], choices=ARMS)
     parser.add_argument("--pretraining_epochs", type=float, default=200.0)
     base = detection.get_config("bccd_demo").optim.base_lr
     parser.add_argument("--rate", type=float, default=base, help="optim.base_lr")
@@ -151,8 +151,8 @@ def main() -> None:
     set_up_logging()
     if flags.tune:
         return tune(flags)
-    arms = (*flags.arms, *((PEER,) if flags.peer else ()))
-    print(table({name: [measured(name, flags, seed) for seed in flags.seeds] for name in arms}))
+    rows = {name: [measured(name, flags, seed) for seed in flags.seeds] for name in flags.arms}
+    print(table(rows))
 
 
 if __name__ == "__main__":
