@@ -1,12 +1,13 @@
 """Boxes on BCCD by configs/detection.py:bccd_demo: from scratch, from MoCo v2, and torchvision's.
 
-    python -m benchmarks.detection --images=BCCD --workdir=runs/detection --arms scratch moco_v2 torchvision
-    python -m benchmarks.detection --images=BCCD --workdir=runs/detection --tune 0.64 1.92 --arms scratch
+    python -m benchmarks.detection --images=BCCD --arms scratch moco_v2 torchvision
+    python -m benchmarks.detection --images=BCCD --arms scratch --tune 0.64 1.92
 
 MoCo v2 is pre-trained on the pixels of the very images that are trained on, 292 of 364. --tune
-trains on the part `train` and tests on the part `val`, so that the test images choose no rate. The peer is torchvision's Faster R-CNN with a backbone, pyramid and head of the same size,
-trained as long by the same optimizer and rate; its detections are scored as ours. Whatever is
-complete in the workdir is not done again.
+trains on the part `train` and tests on the part `val`, so that the test images choose no rate. The
+peer is torchvision's Faster R-CNN with a backbone, pyramid and head of the same size, trained as
+long by the same optimizer and rate; its detections are scored as ours. Whatever is complete in the
+workdir is not done again.
 """
 
 import argparse
